@@ -1,0 +1,45 @@
+"""What can be named on the command line or in a checkpoint. Lazy, so that naming a thing imports nothing."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from embodied.errors import UserError
+
+TASKS = {
+    "robosuite/lift": "embodied.sim.lift:LiftTask",
+}
+EXPERTS = {
+    "robosuite/lift": "embodied.sim.lift:LiftExpert",
+}
+POLICIES = {
+    "diffusion": "embodied.policies.diffusion:DiffusionPolicy",
+    "sdp": "embodied.policies.sdp:StreamingDiffusionPolicy",
+}
+NETWORKS = {
+    "transformer": "embodied.policies.networks.transformer:Transformer1d",
+    "unet": "embodied.policies.networks.unet:Unet1d",
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`known` in words, the nearest to `name` first, for an error message."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listing = ", ".join(names) or "(none)"
+    return f"did you mean '{close[0]}'? known: {listing}" if close else f"known: {listing}"
+
+
+def lookup(kind: str, registry: dict[str, str], name: str) -> Any:
+    """The object that `name` stands for in `registry`; imports its module.
+
+    Raises:
+        UserError: an unknown name; lists the known ones and the nearest.
+    """
+    if name not in registry:
+        raise UserError(expected=f"the name of a {kind}", found=f"'{name}'", remedy=nearest(name, registry))
+    module, _, attribute = registry[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,1 @@
+"""Episodes, runner, statistics, latency."""

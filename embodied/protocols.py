@@ -1,0 +1,86 @@
+"""What the parts of the program ask of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from embodied.types import ActionChunk, Observation, Scene, Step, TaskSpec
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A simulated task with addressed starts and a fixed horizon."""
+
+    spec: TaskSpec
+
+    def reset(self, start_id: int) -> Observation:
+        """Go to the addressed start. The same id gives bit-equal observations, whatever came before."""
+        ...
+
+    def step(self, action: np.ndarray) -> Step:
+        """Execute one action, float32 [A]; values outside the spec's bounds are clipped.
+
+        Raises:
+            UserError: the action has another shape, or is not finite.
+        """
+        ...
+
+    def physics_state(self) -> np.ndarray:
+        """The simulator's state, float64 [n], enough to draw it again."""
+        ...
+
+    def scene(self) -> Scene:
+        """The geometry of the present episode."""
+        ...
+
+    def body_poses(self, physics_states: np.ndarray) -> np.ndarray:
+        """Poses of the scene's bodies for physics states [T n]: float32 [T bodies 7], x y z (m) then w x y z."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Expert(Protocol):
+    """A teacher that reads the simulator's state, never the elapsed time, so that it can label any state.
+
+    What it must remember is explicit: it comes in, it goes out, and it can be inferred again from the state.
+    """
+
+    def infer_memory(self) -> Any:
+        """The memory that fits the task's present state; None for an expert without one."""
+        ...
+
+    def act(self, memory: Any) -> tuple[np.ndarray, Any]:
+        """The clean action, float32 [A], for the task's present state, and the memory for the next one."""
+        ...
+
+
+class SessionState(Protocol):
+    """What a policy keeps of one robot between two calls. Opaque to everybody else."""
+
+
+class Policy(Protocol):
+    """Weights and mathematics without hidden state: whatever lasts is in the sessions' states."""
+
+    spec: TaskSpec
+    history: int  # observations that it wants to see, the newest included
+    action_steps: int  # Ta, actions that one chunk hands out
+
+    def initial_state(self, seed: int) -> SessionState:
+        """The state of a session that has just been reset."""
+        ...
+
+    def step(
+        self, histories: Sequence[Sequence[Observation]], states: Sequence[SessionState], executed: Sequence[int]
+    ) -> tuple[list[ActionChunk], list[SessionState]]:
+        """One chunk for each of B sessions.
+
+        Args:
+            histories: `history` observations a session, oldest first.
+            states: as returned by `initial_state` or by the last `step`.
+            executed: how many actions of the last chunk each robot executed.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Rerun recordings of rollouts and episodes."""

@@ -1,0 +1,1 @@
+"""Networks that predict noise for a chunk of actions."""

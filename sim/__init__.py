@@ -1,0 +1,1 @@
+"""Simulated tasks and their experts."""
