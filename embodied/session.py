@@ -1,0 +1,92 @@
+"""One robot's side of a policy: its history, its state, its seed."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from embodied.errors import UserError
+from embodied.protocols import Policy
+from embodied.types import ActionChunk, Observation
+
+# Frames of a history must be one control period apart; this share of a period is forgiven.
+LATEST_SHARE = 0.5
+
+
+class Session:
+    """Owns what lasts between two observations of one robot; one policy serves many sessions.
+
+    `reset` comes first. `observe` takes the observation of every control step (a policy with a history needs them),
+    `act` the one to act on.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._history: deque[Observation] | None = None
+
+    def reset(self, seed: int) -> None:
+        """Forget everything; the same seed and observations then give the same actions."""
+        self._history = deque(maxlen=self._policy.history)
+        self._state = self._policy.initial_state(seed)
+
+    def observe(self, observation: Observation) -> None:
+        """Remember the observation of one control step. One that is already the newest (same time) replaces it.
+
+        Raises:
+            UserError: `reset` was never called, time ran backwards, or a control step was left out.
+        """
+        history = self._started_history()
+        if history:
+            period_s = self._policy.spec.dt_s
+            gap_s = observation.time_s - history[-1].time_s
+            if abs(gap_s) < LATEST_SHARE * period_s:
+                history.pop()
+            elif self._policy.history > 1 and abs(gap_s - period_s) > LATEST_SHARE * period_s:
+                raise UserError(
+                    expected=f"one observation every {period_s:.3f} s, since the policy sees {self._policy.history}",
+                    found=f"{gap_s:.3f} s since the last one",
+                    remedy="call observe() at every control step, reset() between episodes, or train with history=1",
+                )
+            elif gap_s < 0:
+                raise UserError(
+                    expected="observations in the order of time",
+                    found=f"{-gap_s:.3f} s before the last one",
+                    remedy="call reset() between episodes",
+                )
+        history.append(observation)
+
+    def act(self, observation: Observation, executed: int | None = None) -> ActionChunk:
+        """The next chunk.
+
+        Args:
+            observation: the newest one.
+            executed: how many actions of the last chunk ran; None means all of them.
+
+        Raises:
+            UserError: `executed` is not between 0 and the chunk's length, or as in `observe`.
+        """
+        self.observe(observation)
+        chunks, states = self._policy.step([self._padded_history()], [self._state], [self._checked(executed)])
+        self._state = states[0]
+        return chunks[0]
+
+    def _checked(self, executed: int | None) -> int:
+        action_steps = self._policy.action_steps
+        if executed is None:
+            return action_steps
+        if not 0 <= executed <= action_steps:
+            raise UserError(
+                expected=f"executed between 0 and {action_steps}, the actions of a chunk",
+                found=str(executed),
+                remedy="say how many actions of the last chunk the robot executed",
+            )
+        return executed
+
+    def _padded_history(self) -> list[Observation]:
+        """Oldest first; at the start of an episode the first observation stands for those before it."""
+        history = self._started_history()
+        return [history[0]] * (self._policy.history - len(history)) + list(history)
+
+    def _started_history(self) -> deque[Observation]:
+        if self._history is None:
+            raise UserError(expected="reset(seed) before the first observation", found="none", remedy="call reset")
+        return self._history

@@ -1,0 +1,167 @@
+"""What every policy that denoises chunks of actions shares: specs, normalisation, encoder, network, noise path.
+
+B batch, To history, H horizon, A action, S all state vectors side by side, C context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embodied.catalog import NETWORKS, lookup, nearest
+from embodied.errors import UserError
+from embodied.normalize import LimitsNormalizer
+from embodied.policies.batch import Batch
+from embodied.policies.noise_path import NoisePath
+from embodied.policies.seeded_noise import normal_like
+from embodied.types import ActionChunk, Observation, Preview, Statistics, TaskSpec
+
+
+class DenoisingPolicy(nn.Module):
+    """Weights and mathematics; a session's state comes in and goes out of `step`."""
+
+    run_time_settings: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: Mapping[str, Any],
+        *,
+        history: int,
+        horizon: int,
+        action_steps: int,
+        past: int,
+        levels: int,
+        clip: bool,
+    ) -> None:
+        """
+        Args:
+            spec: of the task whose observations and actions these are.
+            network: `name` in the catalogue, and the network's own settings.
+            history: To, observations seen, the newest included.
+            horizon: Tp, positions predicted.
+            action_steps: Ta, actions executed an observation.
+            past: leading positions that lie before the newest observation.
+            levels: N, noise levels.
+            clip: keep predicted clean actions within [-1, 1], the normalised range of the data.
+        """
+        super().__init__()
+        if spec.cameras:
+            raise UserError(
+                expected="a task without cameras, since this policy reads state vectors only",
+                found="cameras " + ", ".join(camera.name for camera in spec.cameras),
+                remedy="set task.cameras=[] (and collect again without them)",
+            )
+        for name, value in {"history": history, "action_steps": action_steps, "levels": levels}.items():
+            if value < 1:
+                raise UserError(
+                    expected=f"policy.{name} of at least 1", found=str(value), remedy=f"raise policy.{name}"
+                )
+        if past < 0 or horizon < past + action_steps:
+            raise UserError(
+                expected="policy.horizon of at least policy.past + policy.action_steps, and policy.past not negative",
+                found=f"horizon {horizon}, past {past}, action_steps {action_steps}",
+                remedy="raise policy.horizon or lower policy.action_steps",
+            )
+        self.spec = spec
+        self.history = history
+        self.horizon = horizon
+        self.action_steps = action_steps
+        self.past = past
+        self.clip = clip
+        self.state_normalizer = LimitsNormalizer(spec.state_size)
+        self.action_normalizer = LimitsNormalizer(spec.action.size)
+        settings = dict(network)
+        network_class = lookup("network", NETWORKS, settings.pop("name"))
+        self.network = network_class(
+            action_size=spec.action.size, context_size=history * spec.state_size, horizon=horizon, **settings
+        )
+        self.path = NoisePath(levels)
+
+    def fit_normalizers(self, state: Statistics, action: Statistics) -> None:
+        """Take the scaling of observations and actions from the data's statistics."""
+        self.state_normalizer.fit(state)
+        self.action_normalizer.fit(action)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The loss, so that wrappers for data-parallel training see it."""
+        return self.loss(batch, generator)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        raise TypeError(f"{type(self).__name__} defines no loss")
+
+    def noise_error(self, batch: Batch, level_BH: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the predicted noise where the batch is valid (DDPM, arXiv 2006.11239, eq. 14)."""
+        action_BHA = self.action_normalizer.normalize(batch.action_BHA)
+        noise_BHA = normal_like(action_BHA, generator)
+        noisy_BHA = self.path.add_noise(action_BHA, noise_BHA, level_BH)
+        predicted_BHA = self.network(noisy_BHA, level_BH.float() / self.path.levels, self.context(batch.state_BTS))
+        error_BH = (predicted_BHA.float() - noise_BHA).square().mean(-1)
+        valid_BH = batch.valid_BH.to(error_BH.dtype)
+        return (error_BH * valid_BH).sum() / valid_BH.sum().clamp_min(1.0)
+
+    def context(self, state_BTS: Tensor) -> Tensor:
+        """The observation encoder: normalised history, flattened to [B C]."""
+        return self.state_normalizer.normalize(state_BTS).flatten(1)
+
+    def encode(self, histories: Sequence[Sequence[Observation]]) -> Tensor:
+        """Histories of `self.history` observations, oldest first, to contexts [B C]."""
+        flat = [[self.spec.flatten_state(observation.state) for observation in history] for history in histories]
+        state_BTS = torch.from_numpy(np.asarray(flat, dtype=np.float32))
+        return self.context(state_BTS.to(self.device, non_blocking=True))
+
+    @property
+    def device(self) -> torch.device:
+        return self.state_normalizer.scale.device
+
+    def configure(self, **settings: Any) -> None:
+        """Change run-time settings of a trained policy.
+
+        Raises:
+            UserError: a setting that this policy does not have, or a value that it cannot run with.
+        """
+        for name in settings:
+            if name not in self.run_time_settings:
+                raise UserError(
+                    expected=f"a run-time setting of {type(self).__name__}",
+                    found=f"policy.{name}",
+                    remedy=nearest(name, self.run_time_settings),
+                )
+        previous = {name: getattr(self, name) for name in settings}
+        for name, value in settings.items():
+            setattr(self, name, value)
+        try:
+            self.prepare()
+        except UserError:
+            for name, value in previous.items():
+                setattr(self, name, value)
+            self.prepare()
+            raise
+
+    def prepare(self) -> None:
+        """Check the run-time settings and compute what depends on them alone."""
+
+    def chunks(
+        self,
+        buffer_BHA: Tensor,
+        histories: Sequence[Sequence[Observation]],
+        network_calls: int,
+        preview_levels: np.ndarray | None = None,
+    ) -> list[ActionChunk]:
+        """The head of each denoised buffer in the task's units, with the noisy rest as a preview if there is one."""
+        actions = self.action_normalizer.denormalize(buffer_BHA[:, self.past :]).cpu().numpy()
+        head, rest = actions[:, : self.action_steps], actions[:, self.action_steps :]
+        return [
+            ActionChunk(
+                actions=head[b],
+                start_s=history[-1].time_s,
+                dt_s=self.spec.dt_s,
+                network_calls=network_calls,
+                preview=None if preview_levels is None else Preview(rest[b], preview_levels),
+            )
+            for b, history in enumerate(histories)
+        ]

@@ -1,0 +1,80 @@
+"""A 1-D transformer over action positions, each with its own noise level.
+
+B batch, H horizon, A action, C context, W width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embodied.errors import UserError
+from embodied.policies.networks.conditioning import LevelEmbedding
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each modulated by adaptive layer norm (DiT, arXiv 2212.09748, sec. 3.2).
+
+    The modulation is computed once for all blocks, and each block adds a table of its own to it (adaLN-single,
+    PixArt-alpha, arXiv 2310.00426, sec. 2.3): with one condition a position, a linear layer a block would be a third
+    of the network's cost.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulation_table = nn.Parameter(torch.zeros(6, width))
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+
+    def forward(self, x_BHW: Tensor, modulation_BH6W: Tensor) -> Tensor:
+        modulation = (modulation_BH6W + self.modulation_table).unbind(-2)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation
+        width = x_BHW.shape[-1]
+        y = torch.addcmul(shift_1, F.layer_norm(x_BHW, (width,)), 1 + scale_1)
+        query, key, value = (
+            self.query_key_value(y).unflatten(-1, (3, self.heads, width // self.heads)).permute(2, 0, 3, 1, 4)
+        )
+        y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x_BHW = torch.addcmul(x_BHW, gate_1, self.attention_out(y))
+        y = torch.addcmul(shift_2, F.layer_norm(x_BHW, (width,)), 1 + scale_2)
+        y = self.contract(F.gelu(self.expand(y), approximate="tanh"))
+        return torch.addcmul(x_BHW, gate_2, y)
+
+
+class Transformer1d(nn.Module):
+    """Predicts the noise in a chunk of actions, given each position's level and the observation's context."""
+
+    def __init__(self, action_size: int, context_size: int, horizon: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise UserError(
+                expected="network.width divisible by network.heads",
+                found=f"width {width}, heads {heads}",
+                remedy="change one of them",
+            )
+        self.action_in = nn.Linear(action_size, width)
+        self.position = nn.Parameter(torch.randn(horizon, width) * 0.02)
+        self.level = LevelEmbedding(width)
+        self.context = nn.Sequential(nn.Linear(context_size, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        self.modulation = nn.Linear(width, 6 * width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.out_modulation = nn.Linear(width, 2 * width)
+        self.action_out = nn.Linear(width, action_size)
+        # Every block starts as the identity (DiT's adaLN-zero).
+        for layer in (self.modulation, self.out_modulation, self.action_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
+        """Predicted noise [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise)."""
+        condition = F.silu(self.level(level_BH) + self.context(context_BC).unsqueeze(-2))
+        modulation_BH6W = self.modulation(condition).unflatten(-1, (6, -1))
+        x = self.action_in(noisy_BHA) + self.position
+        for block in self.blocks:
+            x = block(x, modulation_BH6W)
+        shift, scale = self.out_modulation(condition).chunk(2, dim=-1)
+        return self.action_out(torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale))
