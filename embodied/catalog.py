@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,3 +44,43 @@ def lookup(kind: str, registry: dict[str, str], name: str) -> Any:
         raise UserError(expected=f"the name of a {kind}", found=f"'{name}'", remedy=nearest(name, registry))
     module, _, attribute = registry[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def make(kind: str, registry: dict[str, str], config: dict[str, Any]) -> Any:
+    """Build what `config["name"]` stands for, with the rest of `config` as keyword arguments.
+
+    Raises:
+        UserError: an unknown name, or arguments that it does not take.
+    """
+    arguments = {key: value for key, value in config.items() if key != "name"}
+    constructor = lookup(kind, registry, config["name"])
+    try:
+        inspect.signature(constructor).bind(**arguments)
+    except TypeError as error:
+        raise UserError(
+            expected=f"settings that {kind} '{config['name']}' takes: {inspect.signature(constructor)}",
+            found=str(error),
+            remedy=f"compare with conf/{kind}/",
+        ) from error
+    return constructor(**arguments)
+
+
+def make_task(config: dict[str, Any]) -> Any:
+    """The task of a conf/task configuration."""
+    return make("task", TASKS, config)
+
+
+def make_expert(task: Any) -> Any:
+    """The expert for a task.
+
+    Raises:
+        UserError: the task has none.
+    """
+    name = task.spec.task
+    if name not in EXPERTS:
+        raise UserError(
+            expected=f"an expert for task {name}",
+            found="none",
+            remedy="name a store with data.store=..., or another task",
+        )
+    return lookup("expert", EXPERTS, name)(task)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from embodied.types import ActionChunk, Observation, Scene, Step, TaskSpec
+from embodied.types import ActionChunk, Observation, Scene, Step, TaskSpec, Window
 
 
 @runtime_checkable
@@ -83,4 +83,38 @@ class Policy(Protocol):
             states: as returned by `initial_state` or by the last `step`.
             executed: how many actions of the last chunk each robot executed.
         """
+        ...
+
+
+class TimedPolicy(Policy, Protocol):
+    """A policy whose parts can be timed apart."""
+
+    @property
+    def device(self) -> Any: ...
+
+    @property
+    def calls_per_observation(self) -> int: ...
+
+    def timed_parts(self, history: Sequence[Observation]) -> dict[str, Callable[[], object]]:
+        """ "encode": the observation encoder alone; "network_call": one bare forward pass at batch 1."""
+        ...
+
+
+class WindowSource(Protocol):
+    """Where training windows come from."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: np.ndarray) -> Window:
+        """The windows with these indices, int64 [B]."""
+        ...
+
+    def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
+        """A permutation of all indices, a pure function of its arguments."""
+        ...
+
+    def batches(
+        self, seed: int, batch_size: int, start_step: int = 0, *, rank: int = 0, world: int = 1
+    ) -> Iterator[np.ndarray]:
+        """This process's indices of the global batches from `start_step` on; each window once an epoch."""
         ...

@@ -103,11 +103,14 @@ class TaskSpec:
 
     @staticmethod
     def from_json(data: Json) -> TaskSpec:
+        action: Json = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data["action"].items()
+        }
         return TaskSpec(
             task=data["task"],
             state=tuple(StateSpec(s["name"], tuple(s["elements"]), s["unit"]) for s in data["state"]),
             cameras=tuple(CameraSpec(**camera) for camera in data["cameras"]),
-            action=ActionSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data["action"].items()}),
+            action=ActionSpec(**action),
             control_hz=float(data["control_hz"]),
             horizon=int(data["horizon"]),
         )
@@ -158,8 +161,8 @@ class Preview:
 class ActionChunk:
     """Actions to execute from `start_s` on, one every `dt_s`.
 
-        start_s          +dt_s          +2 dt_s                 +Ta dt_s
-          | actions[0]     | actions[1]   | ... actions[Ta - 1]   | preview.actions[0] ...
+    start_s          +dt_s          +2 dt_s                 +Ta dt_s
+      | actions[0]     | actions[1]   | ... actions[Ta - 1]   | preview.actions[0] ...
     """
 
     actions: np.ndarray  # float32 [Ta A], clean

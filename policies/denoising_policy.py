@@ -5,7 +5,7 @@ B batch, To history, H horizon, A action, S all state vectors side by side, C co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,6 +117,23 @@ class DenoisingPolicy(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.state_normalizer.scale.device
+
+    def timed_parts(self, history: Sequence[Observation]) -> dict[str, Callable[[], object]]:
+        """The encoder and one bare network call at batch 1, for a latency report."""
+        with torch.inference_mode():
+            context = self.encode([history])
+            noisy = torch.zeros(1, self.horizon, self.spec.action.size, device=self.device)
+            level = torch.ones(1, self.horizon, device=self.device)
+
+        @torch.inference_mode()
+        def encode() -> Tensor:
+            return self.encode([history])
+
+        @torch.inference_mode()
+        def network_call() -> Tensor:
+            return self.network(noisy, level, context)
+
+        return {"encode": encode, "network_call": network_call}
 
     def configure(self, **settings: Any) -> None:
         """Change run-time settings of a trained policy.

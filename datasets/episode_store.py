@@ -1,0 +1,371 @@
+"""The episode store: demonstrations and rollouts in one Zarr v3 group, committed an episode at a time.
+
+    X/zarr.json         attributes: format, version, the task's spec, expected_episodes, provenance
+    X/data/<key>        one array a key, all episodes one after another along the leading time axis
+    X/manifest.jsonl    the truth: one line an attempt, written after the episode's rows are on the disk
+
+Rows that no line of the manifest names are a writer's spare room, or left from a crash: they are ignored, and the next
+commit overwrites them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from embodied.catalog import nearest
+from embodied.datasets.durable_files import WriterLock, disk_full_as_user_error, require_free_space
+from embodied.datasets.episode_layout import (
+    ArrayLayout,
+    array_layouts,
+    check_episode,
+    checksum,
+    episode_arrays,
+    named,
+)
+from embodied.datasets.manifest import MANIFEST_NAME, DroppedRow, EpisodeRow, Manifest, encode_json, encode_row
+from embodied.datasets.store_folder import COLLECT_REMEDY, create_folder, read_attributes, unreadable_metadata
+from embodied.datasets.streaming_statistics import StreamingStatistics
+from embodied.datasets.time_arrays import COPY_REMEDY, TimeArrays
+from embodied.errors import UserError
+from embodied.types import Episode, Json, Statistics, TaskSpec
+
+LOCK_NAME = "writer.lock"
+
+log = logging.getLogger(__name__)
+
+
+class EpisodeStore:
+    """Episodes of one task on disk. Any number of readers, one writer; made by `create` or `open`."""
+
+    def __init__(self, path: Path, attributes: Json, lock: WriterLock | None) -> None:
+        self.path = path
+        self.spec = TaskSpec.from_json(attributes["spec"])
+        self.expected_episodes = int(attributes["expected_episodes"])
+        self.provenance: Json = attributes["provenance"]
+        self._lock = lock
+        self._arrays = TimeArrays(path, writable=lock is not None)
+        self._manifest = Manifest(path / MANIFEST_NAME)
+        self.ignored = self._inspect()  # what a crash left, in words; () for a clean store
+        for remains in self.ignored:
+            log.warning("%s: %s", path, remains)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        spec: TaskSpec,
+        *,
+        expected_episodes: int,
+        provenance: Json,
+        expected_bytes: int | None = None,
+    ) -> EpisodeStore:
+        """Make a store and open it for writing; or open the store of the same plan that is there, to go on with it.
+
+        Args:
+            expected_episodes: kept episodes of the finished store.
+            provenance: what made the data; JSON values.
+            expected_bytes: size of the finished store, to check the disk's free space before anything is made.
+
+        Raises:
+            UserError: something else is at `path`, or a store of another spec or plan; no disk space.
+        """
+        path = Path(path)
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            return cls._continue(path, spec, expected_episodes)
+        if expected_bytes is not None:
+            require_free_space(path, expected_bytes)
+        attributes = {
+            "spec": spec.to_json(),
+            "expected_episodes": expected_episodes,
+            "provenance": provenance,
+        }
+        encode_json(provenance, f"the provenance of the store {path}")
+        with disk_full_as_user_error(path):
+            create_folder(path, attributes)
+        return cls.open(path, writable=True)
+
+    @classmethod
+    def _continue(cls, path: Path, spec: TaskSpec, expected_episodes: int) -> EpisodeStore:
+        store = cls.open(path, writable=True)
+        try:
+            check_specs(store, spec)
+            if store.expected_episodes != expected_episodes:
+                raise UserError(
+                    expected=f"a store planned for {expected_episodes} episodes at {path}",
+                    found=f"one planned for {store.expected_episodes}",
+                    remedy="ask for that number to go on with it, or name another folder",
+                )
+        except UserError:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def open(cls, path: str | Path, *, writable: bool = False) -> EpisodeStore:
+        """Open a store; what a crash left is ignored, logged and listed in `ignored`.
+
+        Raises:
+            UserError: nothing there, not a store, of a newer version, unreadable, shorter than its manifest says,
+                or (writable) being written by another process.
+        """
+        path = Path(path)
+        attributes = read_attributes(path)
+        lock = WriterLock(path / LOCK_NAME) if writable else None
+        try:
+            return cls(path, attributes, lock)
+        except Exception as error:
+            if lock is not None:
+                lock.release()
+            if isinstance(error, (KeyError, TypeError, ValueError)):
+                raise unreadable_metadata(path, f"{type(error).__name__}: {error}") from error
+            raise
+
+    def close(self) -> None:
+        """Trim the arrays to their committed rows and let another writer in. A reader need not be closed."""
+        if self._lock is None:
+            return
+        self._trim(self._layouts)
+        self._lock.release()
+        self._lock = None
+
+    def __enter__(self) -> EpisodeStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def rows(self) -> tuple[EpisodeRow, ...]:
+        """The kept episodes, in the order of their commits."""
+        return tuple(self._manifest.episodes)
+
+    @property
+    def dropped(self) -> tuple[DroppedRow, ...]:
+        return tuple(self._manifest.dropped)
+
+    def __len__(self) -> int:
+        return len(self._manifest.episodes)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self) >= self.expected_episodes
+
+    @property
+    def total_steps(self) -> int:
+        return self._manifest.end
+
+    @property
+    def attempted_seeds(self) -> frozenset[int]:
+        """Seeds of the kept and of the dropped episodes: those that a collection need not try again."""
+        return frozenset(row.seed for row in (*self._manifest.episodes, *self._manifest.dropped))
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """Row after the last of each episode, cumulative: int64 [episodes]."""
+        return np.array([row.end for row in self._manifest.episodes], np.int64)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._layouts)
+
+    def commit(self, episode: Episode) -> EpisodeRow:
+        """Add a whole episode; on return it is on the disk, and on any error the store is as it was.
+
+        Raises:
+            UserError: the episode does not fit the spec or is not finite, its seed was attempted before, the disk is
+                full, or the store is open for reading only.
+        """
+        self._require_writable(episode.seed)
+        check_episode(episode, self.spec, self._physics_size)
+        layouts = array_layouts(self.spec, episode.physics.shape[1])
+        arrays = episode_arrays(episode)
+        row = EpisodeRow(
+            id=f"{episode.variant}-{episode.seed:08d}",
+            start=self.total_steps,
+            end=self.total_steps + episode.length,
+            length=episode.length,
+            seed=int(episode.seed),
+            task=episode.task,
+            variant=episode.variant,
+            instruction=episode.instruction,
+            success=episode.success_ever,
+            first_success=episode.first_success,
+            physics_size=episode.physics.shape[1],
+            checksum=checksum(arrays, layouts),
+            provenance=episode.provenance,
+        )
+        encode_row(row)  # provenance that is not JSON must fail before anything is written
+        try:
+            with disk_full_as_user_error(self.path):
+                for key, layout in layouts.items():
+                    self._arrays.write(layout, row.start, arrays[key])
+                self._manifest.append(row)
+        except Exception:
+            self._trim(layouts)
+            raise
+        return row
+
+    def drop(self, seed: int, reason: str, *, variant: str = "base", provenance: Json | None = None) -> DroppedRow:
+        """Note an attempt that is not kept.
+
+        Raises:
+            UserError: as for `commit`.
+        """
+        self._require_writable(seed)
+        row = DroppedRow(seed=int(seed), reason=reason, variant=variant, provenance=provenance or {})
+        with disk_full_as_user_error(self.path):
+            self._manifest.append(row)
+        return row
+
+    def episode(self, index: int, *, verify: bool = False) -> Episode:
+        """One episode by its place in `rows`.
+
+        Args:
+            verify: compare its bytes with the checksum in the manifest.
+
+        Raises:
+            IndexError: no such episode.
+            UserError: damaged data.
+        """
+        row = self._manifest.episodes[index]
+        arrays = {key: self._arrays.read(layout, row.start, row.end) for key, layout in self._layouts.items()}
+        if verify and checksum(arrays, self._layouts) != row.checksum:
+            raise UserError(
+                expected=f"episode {row.id} intact in {self.path}",
+                found="bytes that do not match the checksum in its manifest",
+                remedy=COPY_REMEDY,
+            )
+        fields = {key: arrays[key] for key in ("action", "executed", "reward", "success", "time_s", "physics")}
+        return Episode(
+            task=row.task,
+            seed=row.seed,
+            state=named(arrays, "state/"),
+            images=named(arrays, "image/"),
+            **fields,
+            instruction=row.instruction,
+            variant=row.variant,
+            provenance=dict(row.provenance),
+        )
+
+    def read(self, key: str) -> np.ndarray:
+        """A whole array in memory, up to the committed end: [total_steps ...]. Meant for low-dimensional data.
+
+        Raises:
+            UserError: an unknown key, or damaged data.
+        """
+        return self._arrays.read(self._layout(key), 0, self.total_steps)
+
+    def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
+        """Minimum, maximum, mean and population deviation of each element, in one pass that holds one shard.
+
+        A camera's are per colour channel, and count pixels; all others count steps.
+
+        Raises:
+            UserError: an unknown key, a store without episodes, or damaged data.
+        """
+        if not len(self):
+            raise UserError(expected=f"at least one episode in {self.path}", found="none", remedy=COLLECT_REMEDY)
+        results = {}
+        for key in keys:
+            layout = self._layout(key)
+            stream = StreamingStatistics()
+            for start in range(0, self.total_steps, layout.shard_rows):
+                block = self._arrays.read(layout, start, min(start + layout.shard_rows, self.total_steps))
+                stream.add(block if block.ndim == 2 else block.reshape(-1, *layout.row_shape[-1:] or (1,)))
+            results[key] = stream.result()
+        return results
+
+    def content_hash(self) -> str:
+        """sha256 over what the episodes are, in their order; chunks, compression and provenance do not enter."""
+        digest = hashlib.sha256()
+        for row in self._manifest.episodes:
+            digest.update(json.dumps([row.task, row.variant, row.seed, row.instruction, row.checksum]).encode())
+        return digest.hexdigest()
+
+    @property
+    def _physics_size(self) -> int | None:
+        return self._manifest.episodes[0].physics_size if self._manifest.episodes else None
+
+    @property
+    def _layouts(self) -> dict[str, ArrayLayout]:
+        return array_layouts(self.spec, self._physics_size or 0)
+
+    def _layout(self, key: str) -> ArrayLayout:
+        if key not in self._layouts:
+            remedy = nearest(key, self._layouts)
+            raise UserError(expected=f"the name of an array of {self.path}", found=f"'{key}'", remedy=remedy)
+        return self._layouts[key]
+
+    def _inspect(self) -> tuple[str, ...]:
+        """Compare the arrays with the manifest; returns what a crash left, in words."""
+        longest = 0
+        for key, layout in self._layouts.items():
+            rows = self._arrays.row_count(layout)
+            if rows < self.total_steps and layout.row_bytes:
+                raise UserError(
+                    expected=f"{self.total_steps} rows of '{key}' in {self.path}, as its manifest says",
+                    found=f"{rows}: the store is half-written or half-copied",
+                    remedy=COPY_REMEDY,
+                )
+            longest = max(longest, rows)
+        remains = []
+        if self._manifest.torn:
+            remains.append("the last line of the manifest is torn: ignored")
+        if longest > self.total_steps:
+            remains.append(
+                f"{longest - self.total_steps} rows beyond the last committed episode "
+                "(a writer was stopped before it closed the store, or is at work): ignored"
+            )
+        return tuple(remains)
+
+    def _trim(self, layouts: dict[str, ArrayLayout]) -> None:
+        """Cut off what is not committed. Whatever cannot be cut is beyond the manifest and ignored."""
+        for layout in layouts.values():
+            try:
+                self._arrays.cut(layout, self.total_steps)
+            except OSError as error:
+                log.warning("%s: rows of '%s' are left beyond the last episode: %s", self.path, layout.key, error)
+
+    def _require_writable(self, seed: int) -> None:
+        if self._lock is None:
+            raise UserError(
+                expected=f"{self.path} open for writing",
+                found="a store open for reading",
+                remedy="open it with writable=True",
+            )
+        if seed in self.attempted_seeds:
+            raise UserError(
+                expected=f"a seed that was not attempted yet for {self.path}",
+                found=f"seed {seed} again",
+                remedy="skip the seeds in `attempted_seeds`",
+            )
+
+
+def check_specs(store: EpisodeStore, spec: TaskSpec) -> None:
+    """Raise a UserError that lists every difference between the store's spec and the task's."""
+    differences = store.spec.differences(spec)
+    if differences:
+        raise UserError(
+            expected=f"a store with the specs of task {spec.task} at {store.path}",
+            found="differences, the store's value first: " + "; ".join(differences),
+            remedy="collect a store with this task, or name the task that made it",
+        )
+
+
+def require_complete(store: EpisodeStore, allow_partial: bool) -> None:
+    """Raise a UserError if the store's collection did not finish, unless the user allows that."""
+    if not store.is_complete and not allow_partial:
+        raise UserError(
+            expected=f"{store.expected_episodes} episodes in {store.path}",
+            found=f"{len(store)} kept and {len(store.dropped)} dropped: its collection did not finish",
+            remedy="run the same `embodied collect` again to finish it, or train on these with data.allow_partial=true",
+        )

@@ -1,0 +1,210 @@
+"""Training windows from low-dimensional data in memory, in an order that is a pure function of seed and step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from embodied.datasets.episode_store import EpisodeStore
+from embodied.errors import UserError
+from embodied.types import Window
+
+
+class WindowSampler:
+    """Every step t of every episode is one window; none is dropped near an episode's end.
+
+        state    t-To+1 ... t                    history of To rows, the first row of the episode repeated before it
+        action   t-past ... t ... t-past+H-1     H rows, the episode's first and last repeated outside it
+
+    Outside the episode an absolute action is the command "stay", so it is trained (`valid` True). A delta repeated
+    would be a motion that nobody made, so it is masked (`valid` False).
+    """
+
+    def __init__(
+        self,
+        state: np.ndarray,
+        action: np.ndarray,
+        episode_ends: np.ndarray,
+        *,
+        history: int,
+        horizon: int,
+        past: int = 0,
+        representation: Literal["absolute", "delta"],
+        episodes: np.ndarray | None = None,
+    ) -> None:
+        """
+        Args:
+            state: float32 [T S], all episodes one after another.
+            action: float32 [T A].
+            episode_ends: int64 [episodes], the row after the last of each.
+            history: To >= 1, observations up to and including t.
+            horizon: H, actions of a window, the past ones included.
+            past: actions of a window before t.
+            episodes: indices of the episodes to take windows from; None for all.
+
+        Raises:
+            UserError: sizes that do not fit each other, no episode, or an episode that does not exist.
+        """
+        _check_sizes(history, horizon, past, representation)
+        ends = np.asarray(episode_ends, np.int64)
+        _check_lengths(state, action, ends)
+        starts = np.concatenate([[0], ends[:-1]])
+        chosen = _check_episodes(np.arange(len(ends)) if episodes is None else np.asarray(episodes), len(ends))
+        self.history, self.horizon, self.past, self.representation = history, horizon, past, representation
+        self._state = np.ascontiguousarray(state, np.float32)
+        self._action = np.ascontiguousarray(action, np.float32)
+        lengths = (ends - starts)[chosen]
+        self._row = np.concatenate([np.arange(starts[i], ends[i]) for i in chosen])
+        self._first = np.repeat(starts[chosen], lengths)
+        self._last = np.repeat(ends[chosen] - 1, lengths)
+
+    @classmethod
+    def from_store(
+        cls, store: EpisodeStore, *, history: int, horizon: int, past: int = 0, episodes: np.ndarray | None = None
+    ) -> WindowSampler:
+        """Read the state vectors, side by side in the spec's order, and the clean actions of a store."""
+        state = store.spec.flatten_state({spec.name: store.read(f"state/{spec.name}") for spec in store.spec.state})
+        return cls(
+            state,
+            store.read("action"),
+            store.episode_ends,
+            history=history,
+            horizon=horizon,
+            past=past,
+            representation=store.spec.action.representation,
+            episodes=episodes,
+        )
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self._row)
+
+    def gather(self, indices: np.ndarray) -> Window:
+        """The windows with these indices (0 .. len - 1), as one batch."""
+        row, first, last = (bound[indices][:, None] for bound in (self._row, self._first, self._last))
+        state_rows = np.maximum(row + np.arange(1 - self.history, 1), first)
+        wanted = row + np.arange(self.horizon) - self.past
+        action_rows = np.clip(wanted, first, last)
+        valid = action_rows == wanted if self.representation == "delta" else np.ones(wanted.shape, bool)
+        return Window(state=self._state[state_rows], action=self._action[action_rows], valid=valid)
+
+    def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of all windows in one epoch: int64 [len], the same for the same arguments."""
+        return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(self))
+
+    def batches(
+        self, seed: int, batch_size: int, start_step: int = 0, *, rank: int = 0, world: int = 1
+    ) -> Iterator[np.ndarray]:
+        """Window indices of batch `start_step`, `start_step + 1`, ... without end.
+
+        The batches cut one stream, epoch after epoch, so each window comes exactly once an epoch and a batch may
+        straddle two. Batch i depends on `seed` and i alone.
+
+        Args:
+            batch_size: of all processes together.
+            rank, world: this process gets the `rank`-th of `world` equal slices of each batch.
+
+        Raises:
+            UserError: a batch size below 1 or not divisible by `world`.
+        """
+        if batch_size < 1 or batch_size % world:
+            raise UserError(
+                expected=f"a batch size that {world} process(es) can share equally",
+                found=str(batch_size),
+                remedy=f"choose a positive multiple of {world}",
+            )
+        share = batch_size // world
+        return self._slices(seed, batch_size, start_step, rank * share, share)
+
+    def _slices(self, seed: int, batch_size: int, start_step: int, offset: int, share: int) -> Iterator[np.ndarray]:
+        known_epoch, order = -1, np.empty(0, np.int64)
+        for step in itertools.count(start_step):
+            position, wanted, parts = step * batch_size + offset, share, []
+            while wanted:
+                epoch, place = divmod(position, len(self))
+                if epoch != known_epoch:
+                    known_epoch, order = epoch, self.epoch_order(seed, epoch)
+                parts.append(order[place : place + wanted])
+                wanted -= len(parts[-1])
+                position += len(parts[-1])
+            yield np.concatenate(parts)
+
+
+def split_episodes(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide episodes into training and validation, as sorted indices: int64 [n], int64 [count - n].
+
+    Args:
+        share: of the episodes that are for validation, 0 <= share < 1; a share above 0 gives at least one, and
+            training always keeps at least one.
+
+    Raises:
+        UserError: no episodes, or a share outside its range.
+    """
+    if count < 1:
+        raise _no_episodes()
+    if not 0 <= share < 1:
+        raise UserError(
+            expected="a validation share from 0 to below 1", found=str(share), remedy="choose 0.05, for example"
+        )
+    held_out = min(max(round(count * share), 1), count - 1) if share > 0 else 0
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(count)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _check_sizes(history: int, horizon: int, past: int, representation: str) -> None:
+    if history < 1 or past < 0:
+        raise UserError(
+            expected="a history of at least 1 and at least 0 past actions",
+            found=f"history {history}, past {past}",
+            remedy="the newest observation always counts as one of the history",
+        )
+    if horizon < past + 1:
+        raise UserError(
+            expected=f"a horizon of at least {past + 1}: {past} past actions and the present one",
+            found=f"horizon {horizon}",
+            remedy="lengthen the horizon or take fewer past actions",
+        )
+    if representation not in ("absolute", "delta"):
+        raise UserError(
+            expected="the representation 'absolute' or 'delta'",
+            found=f"'{representation}'",
+            remedy="take it from the task's action spec",
+        )
+
+
+def _check_lengths(state: np.ndarray, action: np.ndarray, ends: np.ndarray) -> None:
+    if not len(ends):
+        raise _no_episodes()
+    if state.ndim != 2 or action.ndim != 2 or not len(state) == len(action) == ends[-1]:
+        raise UserError(
+            expected=f"state [T S] and action [T A] of {ends[-1]} rows, as the episode ends say",
+            found=f"state {list(state.shape)}, action {list(action.shape)}",
+            remedy="read all three from the same store",
+        )
+    if (np.diff(ends, prepend=0) < 1).any():
+        raise UserError(
+            expected="episode ends that rise by at least 1", found=str(ends.tolist()), remedy="leave out empty episodes"
+        )
+
+
+def _check_episodes(chosen: np.ndarray, count: int) -> np.ndarray:
+    if not len(chosen):
+        raise _no_episodes()
+    if chosen.min() < 0 or chosen.max() >= count:
+        raise UserError(
+            expected=f"episode indices from 0 to {count - 1}",
+            found=f"{chosen.min()} to {chosen.max()}",
+            remedy="choose among the episodes of the store",
+        )
+    return chosen
+
+
+def _no_episodes() -> UserError:
+    return UserError(
+        expected="at least one episode to take windows from",
+        found="none",
+        remedy="collect demonstrations with `embodied collect`, or choose at least one episode",
+    )

@@ -1,0 +1,140 @@
+"""Experts run in simulation into a store: addressed starts, bounded noise on what is executed, clean labels."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import embodied
+from embodied.catalog import make_expert, make_task
+from embodied.datasets.episode_store import EpisodeStore
+from embodied.episode_recorder import EpisodeRecorder
+from embodied.errors import UserError
+from embodied.process_pool import ProcessPool
+from embodied.protocols import Expert, Task
+from embodied.types import ActionSpec, Episode, TaskSpec
+
+# Collection stops when so many attempts in a row failed: the expert does not fit the task as configured.
+MOST_FAILURES_IN_A_ROW = 25
+# Compressed state vectors and actions stay below this share of their raw size; images are assumed not to compress.
+BYTES_A_VALUE = 4
+
+
+@dataclass(frozen=True)
+class CollectionSettings:
+    """conf/collection, field by field."""
+
+    episodes: int
+    first_start: int
+    noise: float  # standard deviation, as a share of half the action range
+    noise_bound: float
+    steps_after_success: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise UserError(expected="episodes of at least 1", found=str(self.episodes), remedy="raise it")
+        if not 0 <= self.noise <= self.noise_bound or self.noise_bound > 2:
+            raise UserError(
+                expected="0 <= noise <= noise_bound <= 2, in shares of half the action range",
+                found=f"noise {self.noise}, noise_bound {self.noise_bound}",
+                remedy="change them",
+            )
+
+
+def bounded_noise(spec: ActionSpec, settings: CollectionSettings, start_id: int, steps: int) -> np.ndarray:
+    """Noise for every step of one episode, float32 [steps A]: Gaussian, cut at the bound, none on binary elements."""
+    generator = np.random.default_rng([settings.seed, start_id])
+    noise = settings.noise * generator.standard_normal((steps, spec.size))
+    half_range = (np.asarray(spec.high) - np.asarray(spec.low)) / 2
+    scale = np.where(spec.binary, 0.0, half_range)
+    return (np.clip(noise, -settings.noise_bound, settings.noise_bound) * scale).astype(np.float32)
+
+
+def collect_episode(task: Task, expert: Expert, start_id: int, settings: CollectionSettings) -> Episode:
+    """One demonstration from an addressed start.
+
+    The expert labels every state that its noisy execution reaches, so the labels show how to recover. The episode ends
+    `steps_after_success` steps after its first success, or at the horizon.
+    """
+    spec = task.spec
+    noise = bounded_noise(spec.action, settings, start_id, spec.horizon)
+    observation = task.reset(start_id)
+    memory = expert.infer_memory()
+    recorder = EpisodeRecorder(spec)
+    first_success = None
+    for t in range(spec.horizon):
+        physics = task.physics_state()
+        action, memory = expert.act(memory)
+        executed = np.clip(action + noise[t], spec.action.low, spec.action.high).astype(np.float32)
+        step = task.step(executed)
+        recorder.add(observation, physics, action, executed, step.reward, step.info["success"])
+        observation = step.observation
+        if first_success is None and step.info["success"]:
+            first_success = t
+        if first_success is not None and t - first_success >= settings.steps_after_success:
+            break
+    provenance = {"expert": type(expert).__name__, "noise": settings.noise, "noise_seed": settings.seed}
+    return recorder.episode(start_id, {**provenance, "code_version": embodied.__version__})
+
+
+class _Collector:
+    """What a simulation process keeps: its task and expert."""
+
+    def __init__(self, task_config: dict[str, Any], settings: CollectionSettings) -> None:
+        self._task = make_task(task_config)
+        self._expert = make_expert(self._task)
+        self._settings = settings
+
+    def __call__(self, start_id: int) -> Episode:
+        return collect_episode(self._task, self._expert, start_id, self._settings)
+
+
+def expected_bytes(spec: TaskSpec, episodes: int) -> int:
+    """An upper bound of a store's size, to check the disk before a run."""
+    values = 2 * spec.state_size + 2 * spec.action.size + 64
+    pixels = sum(camera.height * camera.width * 3 for camera in spec.cameras)
+    return episodes * spec.horizon * (BYTES_A_VALUE * values + pixels)
+
+
+def collect(
+    store: EpisodeStore,
+    task_config: dict[str, Any],
+    settings: CollectionSettings,
+    workers: int | None,
+    report: Callable[[EpisodeStore], None],
+) -> None:
+    """Fill the store up to `settings.episodes` successful demonstrations, going on where it stands.
+
+    Starts are tried in order and committed in order, so the content does not depend on the number of processes. A
+    demonstration that fails is dropped and counted.
+
+    Raises:
+        UserError: the expert fails again and again, a simulation process dies, the disk is full.
+    """
+    if store.is_complete:
+        return
+    next_start = settings.first_start + len(store.attempted_seeds)
+    failures = 0
+    with ProcessPool(functools.partial(_Collector, task_config, settings), workers) as pool:
+        for start_id, episode in pool.map(itertools.count(next_start)):
+            if episode.success_ever:
+                store.commit(episode)
+                failures = 0
+            else:
+                store.drop(start_id, f"no success within {episode.length} steps")
+                failures += 1
+            report(store)
+            if store.is_complete:
+                return
+            if failures >= MOST_FAILURES_IN_A_ROW:
+                raise UserError(
+                    expected=f"an expert that succeeds on task {store.spec.task}",
+                    found=f"{failures} failures in a row (the last from start {start_id})",
+                    remedy="lower collection noise, or check the task's settings",
+                )

@@ -1,0 +1,93 @@
+"""`embodied collect`: the task's expert, run in simulation into a store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import embodied
+from embodied.catalog import make_task
+from embodied.collection import CollectionSettings, collect, expected_bytes
+from embodied.console import Progress, say
+from embodied.datasets.episode_store import EpisodeStore
+from embodied.evaluation.statistics import wilson_interval
+from embodied.run_directory import RunDirectory
+from embodied.types import TaskSpec
+
+STORE = "demonstrations.zarr"
+SETTINGS = tuple(CollectionSettings.__dataclass_fields__)
+
+
+def run(config: DictConfig) -> Path:
+    directory = open_run(config)
+    with directory.lock():
+        if directory.is_finished:
+            say(f"{directory.path} is finished already (force=true makes a new one beside it)")
+            return directory.path / "summary.json"
+        return _collect(directory)
+
+
+def open_run(config: DictConfig) -> RunDirectory:
+    stem = f"{config.task.name}-{config.episodes}"
+    return RunDirectory.open("collect", stem, config)
+
+
+def store_path(directory: RunDirectory) -> Path:
+    return Path(directory.config.store or directory.path / STORE)
+
+
+def task_spec(task_config: dict[str, Any]) -> TaskSpec:
+    """The spec of a configured task; builds it once."""
+    task = make_task(task_config)
+    try:
+        return task.spec
+    finally:
+        task.close()
+
+
+def _collect(directory: RunDirectory) -> Path:
+    config = directory.config
+    settings = CollectionSettings(**{name: config[name] for name in SETTINGS})
+    task_config: dict[str, Any] = OmegaConf.to_container(config.task, resolve=True)  # type: ignore[assignment]
+    spec = task_spec(task_config)
+    path = store_path(directory)
+    begun_s = time.perf_counter()
+    store = EpisodeStore.create(
+        path,
+        spec,
+        expected_episodes=settings.episodes,
+        provenance={"task": task_config, "collection": vars(settings), "code_version": embodied.__version__},
+        expected_bytes=expected_bytes(spec, settings.episodes),
+    )
+    with store:
+        if len(store) and not store.is_complete:
+            say(f"{path} holds {len(store)} of {settings.episodes} episodes: going on from there")
+        with Progress("collect", settings.episodes, "episodes", done=len(store)) as progress:
+
+            def report(store: EpisodeStore) -> None:
+                attempts = len(store) + len(store.dropped)
+                progress.advance(len(store) - progress.done, success=len(store) / attempts)
+
+            collect(store, task_config, settings, config.workers, report)
+        summary = directory.write_summary(_summary(store, time.perf_counter() - begun_s))
+    say(f"{len(store)} demonstrations, {store.total_steps} steps, in {path}")
+    return summary
+
+
+def _summary(store: EpisodeStore, wall_s: float) -> dict[str, Any]:
+    attempts = len(store) + len(store.dropped)
+    low, high = wilson_interval(len(store), attempts)
+    return {
+        "task": store.spec.task,
+        "store": str(store.path),
+        "episodes": len(store),
+        "steps": store.total_steps,
+        "content_hash": store.content_hash(),
+        "dropped": [{"start": row.seed, "reason": row.reason} for row in store.dropped],
+        "expert_success": {"k": len(store), "n": attempts, "rate": len(store) / attempts, "low": low, "high": high},
+        "mean_steps_to_success": sum(row.first_success or 0 for row in store.rows) / len(store),
+        "timings": {"wall_s": wall_s},
+    }

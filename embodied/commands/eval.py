@@ -1,0 +1,171 @@
+"""`embodied eval`: a checkpoint on addressed starts, over processes, with intervals and latency."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from embodied.catalog import make_task
+from embodied.console import Progress, say
+from embodied.errors import UserError
+from embodied.evaluation.latency import measure_latency
+from embodied.evaluation.runner import EvaluationPlan, evaluate
+from embodied.evaluation.statistics import wilson_interval
+from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_policy
+from embodied.policies.seeded_noise import mixed_seed
+from embodied.replay.recording import write_recording
+from embodied.replay.rollout_file import load_rollout, save_rollout
+from embodied.run_directory import RunDirectory
+from embodied.training.checkpoint import find_checkpoint
+from embodied.types import Json, Observation, Rollout
+
+
+def run(config: DictConfig) -> Path:
+    checkpoint = _resolve(config)
+    settings = {name: value for name, value in config.policy.items() if value is not None}
+    policy, description = load_policy(checkpoint)
+    policy.configure(**settings)
+    # The weights' hash makes the run's name: the same checkpoint under another path is the same evaluation, and a
+    # retrained one is not.
+    weights = hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
+    config = OmegaConf.merge(config, {"weights": weights, "setting": policy.label})  # type: ignore[assignment]
+    stem = f"{description.spec.task}-{description.network['name']}-{policy.label}"
+    directory = RunDirectory.open("eval", stem, config, volatile=["run", "policy"])
+    with directory.lock():
+        if directory.is_finished:
+            say(f"{directory.path} is finished already (force=true makes a new one beside it)")
+            return directory.path / "summary.json"
+        return _evaluate(directory, checkpoint, settings, policy, description)
+
+
+def _resolve(config: DictConfig) -> Path:
+    """The checkpoint that run= names: a path, or the name of a training run under run_root."""
+    named = Path(config.run)
+    under_root = Path(config.run_root) / "train" / named
+    return find_checkpoint(
+        named.parent if named.name == "summary.json" else under_root if under_root.is_dir() else named
+    )
+
+
+def make_policy(checkpoint: Path, settings: dict[str, Any]) -> DenoisingPolicy:
+    """A policy for a worker process, with one thread: the processes already use the cores."""
+    import torch
+
+    torch.set_num_threads(1)
+    policy, _ = load_policy(checkpoint)
+    policy.configure(**settings)
+    return policy
+
+
+def record_rollout(folder: Path, title: str, task: Any, rollout: Rollout) -> str:
+    """Keep a rollout and its Rerun recording in the run directory; returns the recording's name within it."""
+    start = rollout.episode.seed
+    rollouts, recordings = folder / "rollouts", folder / "recordings"
+    rollouts.mkdir(exist_ok=True)
+    recordings.mkdir(exist_ok=True)
+    path = rollouts / f"{start}.npz"
+    save_rollout(path, rollout, task.scene(), task.body_poses(rollout.episode.physics), task.spec)
+    write_recording(recordings / f"{start}.rrd", load_rollout(path), f"{title}, start {start}")
+    return f"recordings/{start}.rrd"
+
+
+def _evaluate(
+    directory: RunDirectory,
+    checkpoint: Path,
+    settings: dict[str, Any],
+    policy: DenoisingPolicy,
+    description: PolicyDescription,
+) -> Path:
+    config = directory.config
+    if config.episodes < 1:
+        raise UserError(expected="episodes of at least 1", found=str(config.episodes), remedy="raise it")
+    plan = EvaluationPlan(
+        make_task=functools.partial(make_task, description.task),
+        make_policy=functools.partial(make_policy, checkpoint, settings),
+        record=functools.partial(record_rollout, directory.path, f"{description.spec.task}, {policy.label}"),
+        policy_seed=functools.partial(mixed_seed, config.policy_seed),
+        starts=range(config.first_start, config.first_start + config.episodes),
+        recordings=config.recordings,
+    )
+    begun_s = time.perf_counter()
+    with Progress(f"eval {policy.label}", config.episodes, "episodes") as progress:
+
+        def report(rows: list[Json]) -> None:
+            progress.advance(len(rows) - progress.done, success=float(np.mean([row["success_ever"] for row in rows])))
+
+        rows, rollout = evaluate(plan, directory.path, config.workers, report)
+    timings = {
+        "wall_s": time.perf_counter() - begun_s,
+        "latency": measure_latency(policy, observations_of(rollout), config.latency_observations),
+    }
+    result = {**_figures(rows), **_facts(policy, description, checkpoint), "timings": timings}
+    summary = directory.write_summary(result)
+    ever, latency = result["success"]["ever"], timings["latency"]["observation_ms"]
+    calls = policy.calls_per_observation
+    say(
+        f"{policy.label}: success {ever['k']}/{ever['n']} [{ever['low']:.3f}, {ever['high']:.3f}], "
+        f"{calls} network calls and {latency['p50']:.2f} ms an observation (p95 {latency['p95']:.2f})"
+    )
+    return summary
+
+
+def observations_of(rollout: Rollout) -> list[Observation]:
+    """The observations of a rollout, one every control step."""
+    episode = rollout.episode
+    return [
+        Observation(
+            state={name: rows[t] for name, rows in episode.state.items()},
+            images={name: rows[t] for name, rows in episode.images.items()},
+            instruction=episode.instruction,
+            time_s=float(episode.time_s[t]),
+        )
+        for t in range(episode.length)
+    ]
+
+
+def _figures(rows: list[Json]) -> Json:
+    ran = [row for row in rows if row["error"] is None]
+
+    def success(key: str) -> Json:
+        k, n = sum(row[key] for row in ran), len(ran)
+        low, high = wilson_interval(k, n)
+        return {"k": k, "n": n, "rate": k / n, "low": low, "high": high}
+
+    steps = [row["first_success"] for row in ran if row["first_success"] is not None]
+    return {
+        "episodes": rows,
+        "success": {"ever": success("success_ever"), "last": success("success_last")},
+        "mean_return": float(np.mean([row["return"] for row in ran])),
+        "mean_steps_to_success": float(np.mean(steps)) if steps else None,
+        "errors": len(rows) - len(ran),
+    }
+
+
+def _facts(policy: DenoisingPolicy, description: PolicyDescription, checkpoint: Path) -> Json:
+    calls = policy.calls_per_observation
+    return {
+        "task": description.spec.task,
+        "policy": description.policy["name"],
+        "network": description.network["name"],
+        "setting": policy.label,
+        "checkpoint": {
+            "run": str(checkpoint),
+            "step": description.step,
+            "config_hash": description.provenance["config_hash"],
+        },
+        "parameters": sum(parameter.numel() for parameter in policy.parameters()),
+        "horizon": description.spec.horizon,
+        "action_steps": policy.action_steps,
+        "history": policy.history,
+        "buffer": policy.horizon,
+        "network_calls_per_observation": calls,
+        "network_calls_per_action": calls / policy.action_steps,
+        "first_observation_calls": policy.first_observation_calls,
+    }

@@ -1,0 +1,155 @@
+"""`embodied train`: one policy from a store, which is collected first if need be; then its evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import embodied
+from embodied.commands import collect as collect_command
+from embodied.commands import eval as eval_command
+from embodied.console import Progress, say
+from embodied.datasets.episode_store import EpisodeStore, check_specs, require_complete
+from embodied.errors import UserError
+from embodied.policies.policy_file import build_policy
+from embodied.run_directory import RunDirectory
+from embodied.training.checkpoint import find_checkpoint
+from embodied.training.job import TrainingJob, run_on_processes
+from embodied.training.loop import TrainingSettings
+from embodied.types import TaskSpec
+
+SHARED_RUN_KEYS = ("run_root", "workers")
+
+
+def run(config: DictConfig) -> Path:
+    stem = f"{config.task.name}-{config.policy.name}-{config.network.name}-seed{config.seed}"
+    directory = RunDirectory.open("train", stem, config)
+    with directory.lock():
+        if directory.is_finished:
+            say(f"{directory.path} is finished already (force=true makes a new one beside it)")
+            return directory.path / "summary.json"
+        return _train(directory)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def _train(directory: RunDirectory) -> Path:
+    config = directory.config
+    settings = TrainingSettings(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in _plain(config.training).items()}
+    )
+    task, policy, network = _plain(config.task), _plain(config.policy), _plain(config.network)
+    spec = collect_command.task_spec(task)
+    build_policy(spec, policy, network)  # settings that do not fit must fail before minutes of collection
+    store = _store(directory)
+    _check_store(store, spec, config.data.allow_partial)
+    job = TrainingJob(
+        folder=directory.path,
+        store=store,
+        spec=spec,
+        task=task,
+        policy=policy,
+        network=network,
+        settings=settings,
+        seed=config.seed,
+        init=config.init,
+        allow_partial=config.data.allow_partial,
+        provenance={
+            "config_hash": directory.config_hash,
+            "store": str(store),
+            "init": config.init,
+            "code_version": embodied.__version__,
+        },
+    )
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    begun_s = time.perf_counter()
+    done = _trained_steps(directory.path)
+    if done:
+        say(f"going on from step {done} of {directory.path}")
+    with Progress("train", settings.steps, "steps", done=done) as progress:
+        result = run_on_processes(job, lambda step, news: progress.advance(step - progress.done, **_shown(news)))
+        progress.advance(settings.steps - progress.done)
+    train_s = time.perf_counter() - begun_s
+    evaluation = _evaluate(directory)
+    return directory.write_summary(
+        {
+            "task": spec.task,
+            "policy": policy["name"],
+            "network": network["name"],
+            **result,
+            "checkpoint": str(find_checkpoint(directory.path).relative_to(directory.path)),
+            "evaluation": evaluation,
+            "timings": {"train_s": train_s},
+        }
+    )
+
+
+def _shown(news: dict[str, float]) -> dict[str, float]:
+    return {name.replace("_", " "): news[name] for name in ("loss", "validation_loss") if name in news}
+
+
+def _trained_steps(folder: Path) -> int:
+    try:
+        return json.loads((find_checkpoint(folder) / "policy.json").read_text())["step"]
+    except UserError:
+        return 0
+
+
+def _store(directory: RunDirectory) -> Path:
+    """The named store, or the demonstrations of `embodied collect` with this task and collection: made if missing."""
+    config = directory.config
+    if config.data.store is not None:
+        return Path(config.data.store)
+    collect_config = OmegaConf.create(
+        {
+            **{key: config[key] for key in SHARED_RUN_KEYS},
+            "name": None,
+            "force": False,
+            "resume": None,
+            "task": config.task,
+            **config.collect,
+            "store": None,
+        }
+    )
+    collection = collect_command.open_run(collect_config)
+    if not collection.is_finished:
+        say(f"no demonstrations of {config.task.name} yet: collecting {config.collect.episodes} with its expert")
+        collect_command.run(collect_config)
+    return collect_command.store_path(collection)
+
+
+def _check_store(path: Path, spec: TaskSpec, allow_partial: bool) -> None:
+    store = EpisodeStore.open(path)
+    check_specs(store, spec)
+    require_complete(store, allow_partial)
+
+
+def _evaluate(directory: RunDirectory) -> dict[str, Any]:
+    config = directory.config
+    settings = dict.fromkeys(("k", "initialization", "initial_calls", "sampler", "calls"))
+    eval_config = OmegaConf.create(
+        {
+            **{key: config[key] for key in SHARED_RUN_KEYS},
+            "name": None,
+            "force": False,
+            "resume": None,
+            "run": str(directory.path),
+            **config.eval,
+            "policy": settings,
+        }
+    )
+    path = eval_command.run(eval_config)
+    summary = json.loads(path.read_text())
+    return {
+        "path": os.path.relpath(path.parent, directory.path),
+        "setting": summary["setting"],
+        "success": summary["success"],
+    }

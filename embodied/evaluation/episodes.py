@@ -1,0 +1,77 @@
+"""One evaluation episode: a policy drives a task from an addressed start to the horizon."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from embodied.chunk_executor import ChunkExecutor
+from embodied.episode_recorder import EpisodeRecorder
+from embodied.errors import UserError
+from embodied.protocols import Policy, Task
+from embodied.session import Session
+from embodied.types import ActionChunk, Rollout
+
+
+def check_policy_fits(policy: Policy, task: Task) -> None:
+    """
+    Raises:
+        UserError: the policy was trained for observations or actions that the task does not have.
+    """
+    differences = policy.spec.differences(task.spec)
+    if differences:
+        raise UserError(
+            expected=f"a policy for task {task.spec.task}",
+            found=f"one for {policy.spec.task} ({'; '.join(differences[:3])})",
+            remedy="evaluate it on the task it was trained for, or name another checkpoint",
+        )
+
+
+def run_episode(task: Task, policy: Policy, start_id: int, policy_seed: int) -> Rollout:
+    """Drive one episode to its horizon; a success does not end it.
+
+    Args:
+        start_id: of the task.
+        policy_seed: of the policy's own noise.
+    """
+    spec = task.spec
+    session, executor, recorder = Session(policy), ChunkExecutor(spec.action), EpisodeRecorder(spec)
+    session.reset(policy_seed)
+    observation = task.reset(start_id)
+    chunks: list[tuple[int, ActionChunk, float]] = []
+    for t in range(spec.horizon):
+        session.observe(observation)
+        if executor.needs_chunk:
+            begun_s = time.perf_counter()
+            chunk = session.act(observation)
+            chunks.append((t, chunk, 1000 * (time.perf_counter() - begun_s)))
+            executor.take(chunk)
+        action = executor.next_action()
+        physics = task.physics_state()
+        step = task.step(action)
+        recorder.add(observation, physics, action, action, step.reward, step.info["success"])
+        observation = step.observation
+        if step.terminated:
+            break
+    return _rollout(recorder, chunks, start_id, policy_seed)
+
+
+def _rollout(
+    recorder: EpisodeRecorder, chunks: list[tuple[int, ActionChunk, float]], start_id: int, policy_seed: int
+) -> Rollout:
+    episode = recorder.episode(start_id, {"policy_seed": policy_seed})
+    action_size = episode.action.shape[1]
+    no_preview = np.zeros((0, action_size), np.float32), np.zeros(0, np.float32)
+    previews = [
+        no_preview if chunk.preview is None else (chunk.preview.actions, chunk.preview.levels) for _, chunk, _ in chunks
+    ]
+    return Rollout(
+        episode=episode,
+        chunk_steps=np.array([t for t, _, _ in chunks], np.int64),
+        chunk_actions=np.stack([chunk.actions for _, chunk, _ in chunks]),
+        preview_actions=np.stack([actions for actions, _ in previews]).astype(np.float32),
+        preview_levels=np.stack([levels for _, levels in previews]).astype(np.float32),
+        latency_ms=np.array([latency_ms for _, _, latency_ms in chunks], np.float32),
+        network_calls=np.array([chunk.network_calls for _, chunk, _ in chunks], np.int64),
+    )

@@ -1,0 +1,93 @@
+"""Latency of one session at batch 1: warmed up, the device synchronised, parts apart."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from embodied.evaluation.statistics import latency_summary
+from embodied.protocols import TimedPolicy
+from embodied.session import Session
+from embodied.types import Json, Observation
+
+WARM_UP = 30  # observations
+FIRST_OBSERVATIONS = 10  # resets, for the latency of an episode's first chunk
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _quiet(threads: int):
+    """A given number of torch threads, and no garbage collection in the middle of a measurement."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        torch.set_num_threads(before)
+
+
+def _elapsed_ms(work: Callable[[], object], device: torch.device) -> float:
+    begun = time.perf_counter()
+    work()
+    synchronize(device)
+    return 1000 * (time.perf_counter() - begun)
+
+
+def measure_latency(policy: TimedPolicy, stream: list[Observation], observations: int, threads: int = 1) -> Json:
+    """Time `Session.act` over a recorded stream of observations, one every control step.
+
+    The parts and the bare network call are timed in the same loop, between the observations, so that whatever slows
+    the machine slows all of them alike.
+
+    Returns:
+        Summaries in ms: `observation_ms` (the whole act), `encode_ms`, `denoise_ms` (the rest of it), `action_ms` (per
+        executed action), `network_call_ms`, `first_observation_ms`, and `overhead_ratio`: the whole act over the
+        network calls it makes.
+    """
+    device = policy.device
+    session = Session(policy)
+    with _quiet(threads):
+        first_ms = []
+        for seed in range(FIRST_OBSERVATIONS):
+            session.reset(seed)
+            first_ms.append(_elapsed_ms(lambda: session.act(stream[0]), device))
+        samples: list[tuple[float, float, float]] = []
+        episode = 0
+        while len(samples) < WARM_UP + observations:
+            session.reset(episode)
+            episode += 1
+            for t, observation in enumerate(stream):
+                session.observe(observation)
+                if t % policy.action_steps:
+                    continue
+                act_ms = _elapsed_ms(lambda o=observation: session.act(o), device)
+                if t == 0:
+                    continue
+                parts = policy.timed_parts([observation] * policy.history)
+                encode_ms = _elapsed_ms(parts["encode"], device)
+                network_ms = _elapsed_ms(parts["network_call"], device)
+                samples.append((act_ms, encode_ms, network_ms))
+    act_ms, encode_ms, network_ms = np.array(samples[WARM_UP : WARM_UP + observations]).T
+    calls = policy.calls_per_observation
+    return {
+        "observation_ms": latency_summary(act_ms),
+        "encode_ms": latency_summary(encode_ms),
+        "denoise_ms": latency_summary(act_ms - encode_ms),
+        "action_ms": latency_summary(act_ms / policy.action_steps),
+        "network_call_ms": latency_summary(network_ms),
+        "first_observation_ms": float(np.median(first_ms[1:])),
+        "overhead_ratio": float(np.median(act_ms) / (calls * np.median(network_ms))),
+        "threads": threads,
+    }

@@ -1,0 +1,210 @@
+"""Honest figures for few episodes: intervals, paired tests, and what n episodes can show at all.
+
+Of n starts that two policies A and B both ran, `both` were solved by both, `only_a` and `only_b` by one of
+them, `neither` by none. Confidences and probabilities lie in 0..1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import root_scalar
+from scipy.stats import binom, binomtest, norm
+
+from embodied.errors import UserError
+
+Interval = tuple[float, float]
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a success rate.
+
+    Raises:
+        UserError: n below 1, successes outside 0..n, or a confidence outside (0, 1).
+    """
+    return _proportion_interval(successes, n, confidence, "wilson")
+
+
+def clopper_pearson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Clopper and Pearson's exact interval of a success rate: wider, and never below its nominal coverage.
+
+    Raises:
+        UserError: n below 1, successes outside 0..n, or a confidence outside (0, 1).
+    """
+    return _proportion_interval(successes, n, confidence, "exact")
+
+
+def exact_mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided exact p that A and B succeed equally often, given the pairs that only one of them solved.
+
+    Raises:
+        UserError: a negative count.
+    """
+    _check_counts(only_a=only_a, only_b=only_b)
+    if only_a + only_b == 0:
+        return 1.0
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def paired_difference_interval(both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95) -> Interval:
+    """Score interval of A's success rate minus B's, from paired episodes.
+
+    T. Tango, Statistics in Medicine 17 (1998) 891-908: the differences D whose score statistic
+
+        z(D) = (b - c - n D) / sqrt(n (2 q(D) + D (1 - D)))
+
+    lies within the normal quantiles, with b = only_a, c = only_b and q(D) the maximum-likelihood estimate of
+    P(only B) given D. At D = 0 it is McNemar's statistic. It also holds without discordant pairs, where it is
+    z^2 / (n + z^2) to both sides, and never leaves -1..1.
+
+    Raises:
+        UserError: a negative count, no pairs, or a confidence outside (0, 1).
+    """
+    _check_counts(both=both, only_a=only_a, only_b=only_b, neither=neither)
+    _check_fraction("confidence", confidence)
+    n = both + only_a + only_b + neither
+    _check_n(n)
+    z_squared = float(norm.isf((1 - confidence) / 2)) ** 2
+
+    def outside(difference: float) -> float:
+        """Negative inside the interval, positive outside."""
+        variance = n * (2 * _only_b_rate(only_a, only_b, n, difference) + difference * (1 - difference))
+        return (only_a - only_b - n * difference) ** 2 - z_squared * variance
+
+    estimate = (only_a - only_b) / n
+    limits = []
+    for end in (-1.0, 1.0):
+        # The estimate itself is a second root when no pair is discordant: search from just beside it.
+        start = estimate + end * 1e-9
+        limits.append(end if abs(start) >= 1 else float(root_scalar(outside, bracket=(start, end), xtol=1e-12).root))
+    return limits[0], limits[1]
+
+
+def smallest_detectable_difference(
+    n: int, *, confidence: float = 0.95, power: float = 0.8, counter_rate: float = 0.0
+) -> float | None:
+    """The smallest true difference of two success rates that n pairs would reveal with the given power.
+
+    Revealed means: the exact McNemar test rejects at 1 - confidence, in the right direction. Assumed is that the
+    worse policy alone solves a share `counter_rate` of the starts; at 0, the most favourable case, the better one
+    solves all that the worse one solves. The answer is exact under that assumption, to 0.0001.
+
+    Returns:
+        The difference, or None where even the largest one possible would be missed too often.
+
+    Raises:
+        UserError: n below 1, a confidence or power outside (0, 1), or a counter rate outside [0, 0.5].
+    """
+    _check_n(n)
+    _check_fraction("confidence", confidence)
+    _check_fraction("power", power)
+    if not 0 <= counter_rate <= 0.5:
+        raise UserError(
+            expected="a counter rate from 0 to 0.5",
+            found=f"{counter_rate}",
+            remedy="give the share of starts that only the worse policy solves",
+        )
+    needed = _wins_needed(n, 1 - confidence)
+
+    def shortfall(difference: float) -> float:
+        return power - _mcnemar_power(n, difference, counter_rate, needed)
+
+    largest = 1 - 2 * counter_rate
+    if shortfall(largest) > 0:
+        return None
+    return float(root_scalar(shortfall, bracket=(0.0, largest), xtol=1e-4).root)
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment for several tests at once, in the order given."""
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def latency_summary(samples_ms: Sequence[float] | np.ndarray) -> dict[str, float | int]:
+    """p50, p95, p99 (interpolated linearly), mean, all in ms, and n.
+
+    Raises:
+        UserError: no samples, or one that is negative or not finite.
+    """
+    samples = np.asarray(samples_ms, dtype=np.float64).ravel()
+    if samples.size == 0 or not np.isfinite(samples).all() or samples.min() < 0:
+        raise UserError(
+            expected="at least one latency, each finite and not negative (ms)",
+            found="none" if samples.size == 0 else f"values from {samples.min()} to {samples.max()}",
+            remedy="time at least one observation with a monotonic clock",
+        )
+    p50, p95, p99 = np.percentile(samples, (50, 95, 99))
+    return {
+        "p50": float(p50),
+        "p95": float(p95),
+        "p99": float(p99),
+        "mean": float(samples.mean()),
+        "n": int(samples.size),
+    }
+
+
+def _proportion_interval(successes: int, n: int, confidence: float, method: str) -> Interval:
+    _check_n(n)
+    _check_counts(successes=successes)
+    _check_fraction("confidence", confidence)
+    if successes > n:
+        raise UserError(
+            expected=f"at most n = {n} successes",
+            found=f"{successes}",
+            remedy="count each episode once",
+        )
+    interval = binomtest(successes, n).proportion_ci(confidence, method=method)
+    # Rounding can leave the end at the edge a hair beside it.
+    low = 0.0 if successes == 0 else float(interval.low)
+    high = 1.0 if successes == n else float(interval.high)
+    return low, high
+
+
+def _only_b_rate(only_a: int, only_b: int, n: int, difference: float) -> float:
+    """Maximum-likelihood P(only B solves a start) when A's rate minus B's is `difference`."""
+    a = 2 * n
+    b = (2 * n - only_a + only_b) * difference - only_a - only_b
+    c = -only_b * difference * (1 - difference)
+    return (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+
+
+def _wins_needed(n: int, alpha: float) -> np.ndarray:
+    """The fewest wins among m = 0..n discordant pairs for a two-sided p <= alpha, [n + 1]; m + 1 if none suffices."""
+    discordant = np.arange(1, n + 1)
+    return np.concatenate([[1], binom.isf(alpha / 2, discordant, 0.5).astype(int) + 1])
+
+
+def _mcnemar_power(n: int, difference: float, counter_rate: float, needed: np.ndarray) -> float:
+    """Probability that the better policy wins `needed[m]` of the m discordant pairs, m being random too."""
+    discordant_rate = difference + 2 * counter_rate
+    if discordant_rate == 0:
+        return 0.0
+    discordant = np.arange(n + 1)
+    win_rate = (difference + counter_rate) / discordant_rate
+    rejects = binom.sf(needed - 1, discordant, win_rate)
+    return float(binom.pmf(discordant, n, min(discordant_rate, 1.0)) @ rejects)
+
+
+def _check_n(n: int) -> None:
+    if n < 1:
+        raise UserError(expected="n of at least 1", found=f"n = {n}", remedy="evaluate at least one episode")
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 0:
+            raise UserError(
+                expected=f"'{name}' of at least 0", found=f"{count}", remedy="count episodes, starting from 0"
+            )
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise UserError(expected=f"a {name} between 0 and 1", found=f"{value}", remedy=f"give for example {name}=0.95")

@@ -1,0 +1,114 @@
+"""Checkpoints: the deployable policy beside what an exact resume needs. Safetensors and JSON, never pickle.
+
+checkpoints/step_0001500/policy.json, policy.safetensors        averaged weights, ready to run
+                         training.json, training.safetensors    raw weights, optimiser, averages, schedule
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from embodied.errors import UserError
+from embodied.types import Json
+
+STATE = "training.json"
+TENSORS = "training.safetensors"
+FOLDER = "checkpoints"
+
+
+def checkpoint_paths(run: Path) -> list[Path]:
+    """Finished checkpoints of a run, oldest first. A half-written one has another name and is not among them."""
+    return sorted(path for path in (run / FOLDER).glob("step_*") if path.suffix != ".partial")
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a user means: a checkpoint folder itself, or the newest one of a run.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (path / "policy.json").is_file():
+        return path
+    paths = checkpoint_paths(path)
+    if not paths:
+        raise UserError(
+            expected=f"a checkpoint in {path}",
+            found="none" if path.exists() else "no such folder",
+            remedy="name a training run that has saved one, or a checkpoint folder",
+        )
+    return paths[-1]
+
+
+def write_checkpoint(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path:
+    """Let `write` fill a folder, then make it appear whole under its name, and drop all but the newest `keep`."""
+    path = run / FOLDER / f"step_{step:07d}"
+    partial = path.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    for file in partial.iterdir():
+        _fsync(file)
+    _fsync(partial)
+    shutil.rmtree(path, ignore_errors=True)
+    os.rename(partial, path)
+    _fsync(path.parent)
+    for old in checkpoint_paths(run)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Json]:
+    """Optimiser state as named tensors and JSON."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"optimizer.{parameter}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        for parameter, values in state["state"].items()
+        for name, value in values.items()
+    }
+    return tensors, {"param_groups": state["param_groups"]}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], state: Json) -> None:
+    """The inverse of `pack_optimizer`."""
+    by_parameter: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, parameter, name = key.split(".", 2)
+            by_parameter.setdefault(int(parameter), {})[name] = tensor
+    optimizer.load_state_dict({"state": by_parameter, "param_groups": state["param_groups"]})
+
+
+def save_training_state(folder: Path, tensors: dict[str, Tensor], state: Json) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    (folder / STATE).write_text(json.dumps(state, indent=2) + "\n")
+
+
+def load_training_state(folder: Path) -> tuple[dict[str, Tensor], Json]:
+    """
+    Raises:
+        UserError: the checkpoint holds a policy only (it was copied without its training state).
+    """
+    try:
+        return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            expected=f"{STATE} and {TENSORS} in {folder}, to continue its training exactly",
+            found=str(error),
+            remedy=f"start a new run from its weights with init={folder}",
+        ) from error

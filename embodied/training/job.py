@@ -1,0 +1,152 @@
+"""One training job, from a store to checkpoints, on one or several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from embodied.datasets.episode_store import EpisodeStore, check_specs, require_complete
+from embodied.datasets.window_sampler import WindowSampler, split_episodes
+from embodied.errors import UserError
+from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.policy_file import PolicyDescription, build_policy, load_policy
+from embodied.training.checkpoint import find_checkpoint
+from embodied.training.loop import Training, TrainingSettings
+from embodied.types import Json, Statistics, TaskSpec
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What to train, on what, and where it is kept. Picklable, for other processes."""
+
+    folder: Path  # the run directory
+    store: Path
+    spec: TaskSpec  # of the task that the policy is for
+    task: Json
+    policy: Json
+    network: Json
+    settings: TrainingSettings
+    seed: int
+    init: str | None
+    allow_partial: bool
+    provenance: Json
+
+    def run(self, report: Report) -> Json:
+        """Train to the end, from the newest checkpoint if the folder holds one.
+
+        Returns:
+            Figures and facts for the run's summary.
+
+        Raises:
+            UserError: the store or the initial checkpoint does not fit the task, the store is not complete, settings
+                that do not fit, or training that diverges.
+        """
+        store = EpisodeStore.open(self.store)
+        check_specs(store, self.spec)
+        require_complete(store, self.allow_partial)
+        statistics = store.statistics([*(f"state/{state.name}" for state in self.spec.state), "action"])
+        policy = self._make_policy(statistics)
+        training_episodes, validation_episodes = split_episodes(len(store), self.settings.validation_share, self.seed)
+
+        def windows(episodes) -> WindowSampler:
+            return WindowSampler.from_store(
+                store, history=policy.history, horizon=policy.horizon, past=policy.past, episodes=episodes
+            )
+
+        train = windows(training_episodes)
+        validation = windows(validation_episodes) if len(validation_episodes) else None
+        content_hash = store.content_hash()
+        training = Training(policy, self.settings, self.seed, self.folder)
+        training.restore()
+
+        def description(step: int) -> PolicyDescription:
+            return PolicyDescription(
+                spec=self.spec,
+                policy=self.policy,
+                network=self.network,
+                task=self.task,
+                statistics={key: value.to_json() for key, value in statistics.items()},
+                step=step,
+                provenance={**self.provenance, "store_content_hash": content_hash, "seed": self.seed},
+            )
+
+        figures = training.run(train, validation, description, report)
+        return {
+            "parameters": sum(parameter.numel() for parameter in policy.parameters()),
+            "steps": training.step,
+            "loss": figures.get("loss"),
+            "validation_loss": training.validation_loss,
+            "windows": len(train),
+            "store": {"episodes": len(store), "steps": store.total_steps, "content_hash": content_hash},
+        }
+
+    def _make_policy(self, statistics: dict[str, Statistics]) -> DenoisingPolicy:
+        torch.manual_seed(self.seed)  # of the fresh weights; nothing else draws from the global generator
+        policy = build_policy(self.spec, self.policy, self.network)
+        state = join_statistics([statistics[f"state/{spec.name}"] for spec in self.spec.state])
+        policy.fit_normalizers(state, statistics["action"])
+        if self.init is not None:
+            self._take_weights(policy)
+        return policy
+
+    def _take_weights(self, policy: DenoisingPolicy) -> None:
+        """Fine-tuning: weights and normalisation of another checkpoint, which belong together."""
+        initial, description = load_policy(find_checkpoint(Path(str(self.init))))
+        differences = description.spec.differences(self.spec)
+        if differences:
+            raise UserError(
+                expected=f"a checkpoint for task {self.spec.task} in init={self.init}",
+                found=f"one for {description.spec.task} ({'; '.join(differences[:3])})",
+                remedy="name a checkpoint of this task, or train from scratch with init=null",
+            )
+        try:
+            policy.load_state_dict(initial.state_dict(), strict=True)
+        except RuntimeError as error:
+            raise UserError(
+                expected=f"the network of init={self.init}: {description.network}, policy {description.policy}",
+                found=f"{self.network}, policy {self.policy}",
+                remedy="use the same network=, policy.history, policy.horizon",
+            ) from error
+
+
+def join_statistics(parts: list[Statistics]) -> Statistics:
+    """Statistics of several vectors laid side by side."""
+    return Statistics(
+        minimum=np.concatenate([part.minimum for part in parts]),
+        maximum=np.concatenate([part.maximum for part in parts]),
+        mean=np.concatenate([part.mean for part in parts]),
+        std=np.concatenate([part.std for part in parts]),
+        count=parts[0].count,
+    )
+
+
+def _worker(job: TrainingJob) -> Json:
+    """One of several processes; progress is the main one's to show."""
+    return job.run(lambda step, figures: None)
+
+
+def run_on_processes(job: TrainingJob, report: Report) -> Json:
+    """Run the job in this process, or data-parallel over `settings.processes` of them (torch's elastic launcher)."""
+    processes = job.settings.processes
+    if processes == 1:
+        return job.run(report)
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=job.folder.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        start_method="spawn",
+    )
+    results: dict[int, Json] = elastic_launch(config, _worker)(job)
+    return results[0]

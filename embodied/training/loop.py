@@ -1,0 +1,250 @@
+"""The training loop: Accelerate for devices, precision and processes; everything random is a function of the step.
+
+Batch order, noise levels and noise are drawn from (seed, step), so that a resumed run needs no random state: it
+continues as if it had never stopped, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch.optim.swa_utils import AveragedModel
+
+from embodied.errors import UserError
+from embodied.policies.batch import Batch
+from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.policy_file import PolicyDescription, save_policy
+from embodied.policies.seeded_noise import mixed_seed
+from embodied.protocols import WindowSource
+from embodied.training.checkpoint import (
+    checkpoint_paths,
+    load_training_state,
+    pack_optimizer,
+    save_training_state,
+    unpack_optimizer,
+    write_checkpoint,
+)
+from embodied.training.loggers import JsonLines, check_loggers
+from embodied.types import Json
+
+LOG_EVERY = 50  # steps
+VALIDATION_WINDOWS = 512  # at most
+VALIDATION_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """conf/training, field by field."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    betas: Sequence[float]
+    weight_decay: float
+    warmup_steps: int
+    ema_decay: float
+    ema_power: float | None
+    gradient_clip: float
+    precision: str
+    processes: int
+    validation_share: float
+    validation_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    loggers: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("no", "bf16"):
+            raise UserError(expected="training.precision no or bf16", found=self.precision, remedy="use one of the two")
+        positive = ("steps", "batch_size", "validation_every", "checkpoint_every", "keep_checkpoints", "processes")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise UserError(
+                    expected=f"training.{name} of at least 1", found=str(getattr(self, name)), remedy="raise it"
+                )
+        if self.batch_size % self.processes:
+            raise UserError(
+                expected="training.batch_size divisible by training.processes",
+                found=f"{self.batch_size} over {self.processes}",
+                remedy="change one of them",
+            )
+
+    def learning_rate_at(self, step: int) -> float:
+        """Share of the peak learning rate: linear warm-up, then a cosine to 0 at the last step."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+    def ema_decay_at(self, step: int) -> float:
+        """Constant, or 1 - (1 + step) ** -power below the largest decay (Diffusion Policy's schedule)."""
+        if self.ema_power is None:
+            return self.ema_decay
+        return min(self.ema_decay, 1.0 - (1.0 + step) ** -self.ema_power)
+
+
+class Training:
+    """One policy in training: weights, averages, optimiser, schedule, and the step they have reached."""
+
+    def __init__(self, policy: DenoisingPolicy, settings: TrainingSettings, seed: int, folder: Path) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.folder = folder
+        trackers = check_loggers(settings.loggers)
+        # Accelerate keeps the precision of a process's first run; a sweep trains several runs in one process.
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision=settings.precision,
+            log_with=list(trackers) or None,
+            project_dir=folder,
+        )
+        self._trackers = trackers
+        policy.to(self.accelerator.device)
+        self.average = AveragedModel(policy, multi_avg_fn=self._move_average)
+        optimizer = torch.optim.AdamW(
+            policy.parameters(),
+            lr=settings.learning_rate,
+            betas=tuple(settings.betas),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.model, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        self.step = 0
+        self.validation_loss: float | None = None
+
+    @property
+    def policy(self) -> DenoisingPolicy:
+        """The raw weights."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def averaged_policy(self) -> DenoisingPolicy:
+        """The weights that are validated and deployed."""
+        return self.average.module
+
+    def _move_average(self, averages: Any, current: Any, count: Any) -> None:
+        torch._foreach_lerp_(list(averages), list(current), 1.0 - self.settings.ema_decay_at(self.step))
+
+    def restore(self) -> bool:
+        """Continue from the newest checkpoint, if there is one."""
+        paths = checkpoint_paths(self.folder)
+        if not paths:
+            return False
+        tensors, state = load_training_state(paths[-1])
+
+        def group(prefix: str) -> dict[str, torch.Tensor]:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        self.policy.load_state_dict(group("policy."), strict=True)
+        self.average.load_state_dict(group("average."), strict=True)
+        unpack_optimizer(self.optimizer, tensors, state["optimizer"])
+        self.step = state["step"]
+        self.validation_loss = state["validation_loss"]
+        return True
+
+    def save(self, description: Callable[[int], PolicyDescription]) -> None:
+        """Write a checkpoint of the present step (main process only)."""
+        if not self.accelerator.is_main_process:
+            return
+        optimizer_tensors, optimizer_state = pack_optimizer(self.optimizer)
+        tensors = {
+            **{f"policy.{name}": tensor.cpu() for name, tensor in self.policy.state_dict().items()},
+            **{f"average.{name}": tensor.cpu() for name, tensor in self.average.state_dict().items()},
+            **optimizer_tensors,
+        }
+        state: Json = {"step": self.step, "validation_loss": self.validation_loss, "optimizer": optimizer_state}
+
+        def write(folder: Path) -> None:
+            save_policy(folder, self.averaged_policy, description(self.step))
+            save_training_state(folder, tensors, state)
+
+        write_checkpoint(self.folder, self.step, write, self.settings.keep_checkpoints)
+
+    def run(
+        self,
+        train: WindowSource,
+        validation: WindowSource | None,
+        description: Callable[[int], PolicyDescription],
+        report: Callable[[int, dict[str, float]], None],
+    ) -> dict[str, float]:
+        """Train up to the last step.
+
+        Args:
+            train, validation: sources of windows.
+            description: of the policy at a given step, for its checkpoints.
+            report: told of every finished step and its figures (empty for most steps).
+
+        Returns:
+            The last figures.
+        """
+        log = JsonLines(self.folder / "training.jsonl", self.step) if self.accelerator.is_main_process else None
+        if self._trackers and self.accelerator.is_main_process:
+            self.accelerator.init_trackers("training")
+        if self.step == 0:
+            self.save(description)
+        figures: dict[str, float] = {}
+        losses: list[torch.Tensor] = []
+        begun_s, begun_step = time.perf_counter(), self.step
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        batches = train.batches(self.seed, self.settings.batch_size, self.step, rank=rank, world=world)
+        while self.step < self.settings.steps:
+            losses.append(self._train_step(Batch.from_window(train.gather(next(batches)), self.accelerator.device)))
+            last = self.step == self.settings.steps
+            news: dict[str, float] = {}
+            if self.step % LOG_EVERY == 0 or last:
+                news["loss"] = self._finite_mean(losses)
+                news["learning_rate"] = self.settings.learning_rate * self.settings.learning_rate_at(self.step - 1)
+                news["steps_per_s"] = (self.step - begun_step) / (time.perf_counter() - begun_s)
+                losses.clear()
+            if validation is not None and (self.step % self.settings.validation_every == 0 or last):
+                self.validation_loss = news["validation_loss"] = self._validate(validation)
+            if news:
+                figures.update(news)
+                if log is not None:
+                    log.write(self.step, news)
+                self.accelerator.log(news, step=self.step)
+            if self.step % self.settings.checkpoint_every == 0 or last:
+                self.save(description)
+            report(self.step, news)
+        self.accelerator.end_training()
+        return figures
+
+    def _train_step(self, batch: Batch) -> torch.Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * self.settings.learning_rate_at(self.step)
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.step, self.accelerator.process_index))
+        loss = self.model(batch, generator)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.average.update_parameters(self.policy)
+        return loss.detach()
+
+    def _finite_mean(self, losses: list[torch.Tensor]) -> float:
+        """Checked here and not at every step, which would wait for the device each time."""
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            raise UserError(
+                expected="a finite loss",
+                found=f"{mean} within the {len(losses)} steps before step {self.step}",
+                remedy="lower training.learning_rate, or look for outliers in the data",
+            )
+        return mean
+
+    @torch.no_grad()
+    def _validate(self, validation: WindowSource) -> float:
+        """Loss of the averaged weights on the same held-out windows, levels and noise every time."""
+        order = validation.epoch_order(VALIDATION_SEED, 0)[:VALIDATION_WINDOWS]
+        batch = Batch.from_window(validation.gather(order), self.accelerator.device)
+        return float(self.averaged_policy.loss(batch, torch.Generator().manual_seed(VALIDATION_SEED)))

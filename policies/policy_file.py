@@ -1,0 +1,131 @@
+"""A trained policy on disk: `policy.json` (what it is) and `policy.safetensors` (its weights). Never pickle.
+
+These two files are all that a robot needs: specs and normalisation travel in them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from embodied.catalog import POLICIES, lookup
+from embodied.errors import UserError
+from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.types import Json, TaskSpec
+
+FORMAT = "embodied-policy"
+VERSION = 1
+DESCRIPTION = "policy.json"
+WEIGHTS = "policy.safetensors"
+
+
+@dataclass(frozen=True)
+class PolicyDescription:
+    """What must be known to build a policy and to trust its weights."""
+
+    spec: TaskSpec
+    policy: Json  # conf/policy: name and settings
+    network: Json  # conf/network: name and settings
+    task: Json  # conf/task: how to build the task it was trained on
+    statistics: Json  # of the training data, key by key
+    step: int  # training steps behind the weights
+    provenance: Json  # store, configuration hash, code version
+
+    def to_json(self) -> Json:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "spec": self.spec.to_json(),
+            **{name: getattr(self, name) for name in ("policy", "network", "task", "statistics", "step", "provenance")},
+        }
+
+    @staticmethod
+    def from_json(data: Json) -> PolicyDescription:
+        names = ("policy", "network", "task", "statistics", "step", "provenance")
+        return PolicyDescription(spec=TaskSpec.from_json(data["spec"]), **{name: data[name] for name in names})
+
+
+def build_policy(spec: TaskSpec, policy: Json, network: Json) -> DenoisingPolicy:
+    """A policy with fresh weights, from the names and settings of conf/policy and conf/network.
+
+    Raises:
+        UserError: an unknown name, or a setting that the policy or network does not have or cannot take.
+    """
+    policy_class = lookup("policy", POLICIES, policy["name"])
+    settings = {key: value for key, value in policy.items() if key != "name"}
+    try:
+        return policy_class(spec, network, **settings)
+    except TypeError as error:
+        raise UserError(
+            expected=f"settings that policy '{policy['name']}' and network '{network.get('name')}' know",
+            found=str(error),
+            remedy=f"compare with conf/policy/{policy['name']}.yaml and conf/network/",
+        ) from error
+
+
+def save_policy(folder: Path, policy: DenoisingPolicy, description: PolicyDescription) -> None:
+    """Write both files into an existing folder."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": FORMAT})
+    (folder / DESCRIPTION).write_text(json.dumps(description.to_json(), indent=2) + "\n")
+
+
+def read_description(folder: Path) -> PolicyDescription:
+    """
+    Raises:
+        UserError: `folder` holds no policy, or one of another format or a newer version.
+    """
+    path = folder / DESCRIPTION
+    try:
+        data: Any = json.loads(path.read_text())
+        if data["format"] != FORMAT:
+            raise KeyError("format")
+        if data["version"] > VERSION:
+            raise UserError(
+                expected=f"a policy of version {VERSION} or older at {folder}",
+                found=f"version {data['version']}",
+                remedy="update this package",
+            )
+        return PolicyDescription.from_json(data)
+    except FileNotFoundError as error:
+        raise UserError(
+            expected=f"a checkpoint at {folder} ({DESCRIPTION} and {WEIGHTS})",
+            found=f"no {DESCRIPTION}",
+            remedy="name a training run or one of its checkpoints",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            expected=f"a policy description in {path}",
+            found=f"something unreadable ({type(error).__name__}: {error})",
+            remedy="name another checkpoint, or train again",
+        ) from error
+
+
+def load_policy(folder: Path, device: str | torch.device = "cpu") -> tuple[DenoisingPolicy, PolicyDescription]:
+    """The policy in evaluation mode, and its description.
+
+    Raises:
+        UserError: missing or damaged files, or weights whose names or shapes are not those of the described policy.
+    """
+    description = read_description(folder)
+    policy = build_policy(description.spec, description.policy, description.network)
+    try:
+        weights = load_file(folder / WEIGHTS)
+        policy.load_state_dict(weights, strict=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            expected=f"{WEIGHTS} beside {DESCRIPTION} in {folder}", found="none", remedy="copy both files"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise UserError(
+            expected=f"weights in {folder / WEIGHTS} that fit {DESCRIPTION}",
+            found=" ".join(str(error).split()),
+            remedy="name another checkpoint, or train again",
+        ) from error
+    return policy.to(device).eval(), description

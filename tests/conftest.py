@@ -1,0 +1,32 @@
+"""For all tests: one thread a process, and no skipped test where everything has to run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Before anything imports numpy or torch, which read them once.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_variable] = "1"
+
+REQUIRE_ALL = "EMBODIED_REQUIRE_ALL"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _fail_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _fail_if_skipped((yield))
+
+
+def _fail_if_skipped(report):
+    """With EMBODIED_REQUIRE_ALL=1 a skipped test, or a skipped file, is a failure that gives the reason."""
+    if os.environ.get(REQUIRE_ALL) == "1" and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid}: {reason} ({REQUIRE_ALL}=1 allows no skipped test)"
+    return report

@@ -1,0 +1,253 @@
+"""Paired comparison of evaluations whose outcomes are known by hand."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+from evaluation_summaries import MACHINE, START, A, B, evaluation
+
+from embodied.console import table
+from embodied.errors import UserError
+from embodied.evaluation.comparison import compare, comparison_figure, comparison_markdown, comparison_table
+from embodied.evaluation.comparison_plot import success_against_latency
+from embodied.evaluation.statistics import wilson_interval
+from embodied.summaries import validate_summary
+
+
+def as_summary(result: dict) -> dict:
+    """What the command makes of a result."""
+    common = {key: evaluation("1")[key] for key in ("version", "config_hash", "created", "machine")}
+    files = {"table": "comparison.md", "figure": "comparison.png"}
+    evaluations = ["a"] * len(result["rows"])
+    return {**result, "command": "compare", **common, "evaluations": evaluations, "files": files}
+
+
+def test_known_discordant_pairs():
+    result = compare([evaluation(B, setting="ddim-16"), evaluation(A)], 0.95)
+    (pair,) = result["pairs"]
+    assert pair["discordant"] == {"only_this": 9, "only_reference": 2}
+    assert pair["n"] == 20
+    assert pair["mcnemar_p"] == pytest.approx(0.0654, abs=5e-5)
+    assert pair["difference"]["estimate"] == pytest.approx(7 / 20)
+    assert pair["difference"]["low"] < 7 / 20 < pair["difference"]["high"]
+    assert [row["success"]["ever"]["k"] for row in result["rows"]] == [8, 15]
+    assert result["rows"][1]["success"]["last"]["k"] == 14
+    assert (result["rows"][1]["success"]["ever"]["low"], result["rows"][1]["success"]["ever"]["high"]) == (
+        pytest.approx(wilson_interval(15, 20))
+    )
+    assert (
+        "20 shared starts do not tell 'sdp k=2' and 'ddim-16' apart, nor show that they are equal" in pair["sentence"]
+    )
+    assert "McNemar p 0.065;" in pair["sentence"]
+
+
+def test_pairs_go_by_start_not_by_position():
+    shuffled = evaluation(A)
+    shuffled["episodes"] = shuffled["episodes"][::-1]
+    (pair,) = compare([evaluation(A, setting="ddim-16"), shuffled])["pairs"]
+    assert pair["discordant"] == {"only_this": 0, "only_reference": 0}
+    assert pair["mcnemar_p"] == 1.0
+
+
+def test_a_clear_difference_is_said_in_both_directions():
+    worse, better = evaluation("0" * 20, setting="worse"), evaluation("1" * 20, setting="better")
+    assert (
+        "'better' succeeds more often than 'worse' on 20 shared starts: difference +1.000"
+        in compare([worse, better])["pairs"][0]["sentence"]
+    )
+    assert (
+        "'worse' succeeds less often than 'better' on 20 shared starts: difference -1.000"
+        in compare([better, worse])["pairs"][0]["sentence"]
+    )
+
+
+def test_several_pairs_are_corrected_by_holm():
+    # 6 against 0 has p 0.03125: enough for one test, not for three.
+    reference, other = "0" * 6 + "1" * 14, "1" * 20
+    one = compare([evaluation(reference, setting="r"), evaluation(other, setting="a")])["pairs"][0]
+    three = compare([evaluation(reference, setting="r")] + [evaluation(other, setting=s) for s in "abc"])["pairs"][0]
+    assert one["mcnemar_p"] == three["mcnemar_p"] == 0.03125
+    assert "succeeds more often" in one["sentence"]
+    assert three["mcnemar_p_holm"] == pytest.approx(3 * 0.03125)
+    assert "do not tell" in three["sentence"] and "Holm's correction for 3 tests" in three["sentence"]
+
+
+def test_too_few_starts_are_called_too_few():
+    (pair,) = compare([evaluation("11111", setting="a"), evaluation("00000", setting="b")])["pairs"]
+    assert pair["smallest_detectable_difference"] is None
+    assert "would not reliably reveal even the largest difference" in pair["sentence"]
+
+
+def test_errors_and_unshared_starts_are_left_out_and_counted():
+    longer = evaluation("1" * 12, setting="longer")
+    broken = evaluation("e1111e0000", setting="broken")
+    result = compare([longer, broken])
+    assert result["shared_starts"] == [START + index for index in (1, 2, 3, 4, 6, 7, 8, 9)]
+    assert [(row["errors"], row["starts_left_out"]) for row in result["rows"]] == [(0, 4), (2, 0)]
+    assert [row["success"]["ever"]["k"] for row in result["rows"]] == [8, 4]
+    assert [row["success"]["ever"]["n"] for row in result["rows"]] == [8, 8]
+    assert any("'broken': 2 of its episodes could not be run" in warning for warning in result["warnings"])
+    assert any("'longer': 4 of its starts are left out" in warning for warning in result["warnings"])
+
+
+def test_speed_is_relative_to_the_first_and_fair_to_longer_chunks():
+    reference = evaluation(A, setting="ddim-16", p50=16.0, action_steps=8)
+    timings = compare([reference, evaluation(A, p50=2.0, action_steps=4)])["rows"][1]["timings"]
+    assert timings["speed_ratio"] == {"per_observation": pytest.approx(8.0), "per_action": pytest.approx(4.0)}
+    assert timings["action_ms_p50"] == pytest.approx(0.5)
+    assert timings["first_observation_ms"] == pytest.approx(10.0)
+
+
+def test_other_machine_or_threads_make_latency_incomparable():
+    assert compare([evaluation(A), evaluation(B, setting="b")])["warnings"] == []
+    elsewhere = evaluation(B, setting="b", machine={**MACHINE, "cpu": "other", "memory_bytes": 16})
+    (warning,) = compare([evaluation(A), elsewhere])["warnings"]
+    assert warning == "latency not comparable: 'b' against the reference: cpu other instead of one"
+    threaded = evaluation(B, setting="b")
+    threaded["timings"]["latency"]["threads"] = 2
+    (warning,) = compare([evaluation(A), threaded])["warnings"]
+    assert "threads 2 instead of 1" in warning
+
+
+def test_labels_are_unique_and_no_longer_than_needed():
+    def labels(*evaluations: dict) -> list[str]:
+        return [row["label"] for row in compare(evaluations)["rows"]]
+
+    other_run = {"run": "outputs/train/lift-sdp-1-abc", "step": 1500, "config_hash": "x"}
+    assert labels(evaluation(A), evaluation(A, setting="ddim-4")) == ["sdp k=2", "ddim-4"]
+    assert labels(evaluation(A), evaluation(A, network="unet")) == ["sdp k=2 transformer", "sdp k=2 unet"]
+    assert labels(evaluation(A), evaluation(A, checkpoint=other_run)) == [
+        "sdp k=2 lift-sdp-0-abc",
+        "sdp k=2 lift-sdp-1-abc",
+    ]
+    deep = [{**other_run, "run": f"outputs/train/lift-sdp-{seed}-abc/checkpoints/step-1500"} for seed in (0, 1)]
+    assert labels(*(evaluation(A, checkpoint=checkpoint) for checkpoint in deep)) == [
+        "sdp k=2 lift-sdp-0-abc",
+        "sdp k=2 lift-sdp-1-abc",
+    ]
+    assert labels(evaluation(A), evaluation(A)) == ["sdp k=2", "sdp k=2 #2"]
+
+
+def test_fewer_than_two():
+    with pytest.raises(UserError, match="expected at least two evaluations; found 1; name two or more"):
+        compare([evaluation(A)])
+
+
+def test_different_tasks():
+    with pytest.raises(UserError, match="one task; found robosuite/can, robosuite/lift"):
+        compare([evaluation(A), evaluation(A, task="robosuite/can")])
+
+
+def test_different_horizons():
+    with pytest.raises(UserError, match="one horizon; found 100, 200"):
+        compare([evaluation(A), evaluation(A, horizon=200)])
+
+
+def test_no_shared_starts():
+    moved = evaluation(A, setting="b")
+    for episode in moved["episodes"]:
+        episode["start"] += 20
+    with pytest.raises(UserError, match=r"none in common \('sdp k=2': 100000 to 100019; 'b': 100020 to 100039\)"):
+        compare([evaluation(A), moved])
+    with pytest.raises(UserError, match="'b': no episode without an error"):
+        broken = evaluation("1", setting="b")
+        broken["episodes"][0]["error"] = "the simulator died"
+        compare([evaluation(A), broken])
+
+
+def test_a_repeated_start():
+    twice = evaluation(A)
+    twice["episodes"][1]["start"] = START
+    with pytest.raises(UserError, match=r"found start 100000 more than once in 'sdp k=2'"):
+        compare([twice, evaluation(A, setting="b")])
+
+
+def five_rows() -> dict:
+    settings = [("ddpm-100", 95.0), ("ddim-16", 15.0), ("ddim-4", 3.9), ("sdp k=2", 2.0), ("sdp k=1", 1.0)]
+    outcomes = ["1" * 50, "1" * 50, "1" * 48 + "00", "1" * 49 + "0", "1" * 47 + "000"]
+    return compare(
+        [evaluation(o, setting=setting, p50=p50) for (setting, p50), o in zip(settings, outcomes, strict=True)]
+    )
+
+
+def test_table_fits_a_hundred_columns_and_says_it_all(capsys):
+    result = five_rows()
+    drawn = comparison_table(result)
+    table(drawn.columns, drawn.rows, title=drawn.title)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert next(line for line in lines if line.startswith("ddpm-100")).split()[-2:] == ["1", "-"]
+    row = next(line for line in lines if line.startswith("sdp k=1"))
+    assert row.split() == ["sdp", "k=1", "47/50", "[0.84,", "0.98]", "46/50", "2", "1", "1.2", "0.25", "95", "0.250"]
+    assert "50 shared starts" in lines[0]
+    assert "against 'ddpm-100'" in drawn.caption
+
+
+def test_markdown_holds_table_sentences_and_warnings():
+    result = compare([evaluation(A, setting="a|b"), evaluation(B, setting="c", machine={**MACHINE, "cpu": "other"})])
+    page = comparison_markdown(result)
+    assert "a\\|b" in page
+    assert result["pairs"][0]["sentence"] in page
+    assert result["warnings"][0] in page
+    assert "## Beware" not in comparison_markdown(five_rows())
+
+
+def test_figure_is_drawn(tmp_path: Path):
+    comparison_figure(five_rows(), tmp_path / "comparison.png")
+    image = matplotlib.image.imread(tmp_path / "comparison.png")
+    assert image.shape[0] >= 600 and image.shape[1] >= 1000
+    colours = image[..., :3]
+    assert ((colours.max(axis=-1) - colours.min(axis=-1)) > 0.4).mean() > 0.002  # markers, intervals and labels
+
+
+def test_labels_of_the_figure_never_cover_each_other():
+    rate = {"rate": 1.0, "low": 0.93, "high": 1.0}
+    labels = [f"diffusion ddim-{index} unet paper" for index in range(8)]
+    figure = success_against_latency("crowd", 0.95, [(label, 2.0 + 0.05 * i, rate) for i, label in enumerate(labels)])
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert sorted(text.get_text() for text in axes.texts) == labels
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    frame = axes.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+
+
+def test_eval_schema_accepts_a_summary_and_refuses_a_wrong_one():
+    validate_summary("eval", evaluation("11e0"))
+    nothing_ran = {"success": {"ever": None, "last": None}, "mean_return": None, "mean_steps_to_success": None}
+    validate_summary("eval", {**evaluation("1"), **nothing_ran})
+
+    def refused(change) -> None:
+        summary = copy.deepcopy(evaluation("1100"))
+        change(summary)
+        with pytest.raises(UserError):
+            validate_summary("eval", summary)
+
+    refused(lambda s: s.pop("success"))
+    refused(lambda s: s.update(extra=1))
+    refused(lambda s: s.update(command="train"))
+    refused(lambda s: s["episodes"][0].update(success_ever=1))
+    refused(lambda s: s["episodes"][0].pop("error"))
+    refused(lambda s: s["episodes"][0].update(first_success=0))
+    refused(lambda s: s["success"]["ever"].update(rate=1.5))
+    refused(lambda s: s["timings"]["latency"]["observation_ms"].pop("p95"))
+    refused(lambda s: s["timings"]["latency"]["action_ms"].update(p50=0.0))
+    refused(lambda s: s["checkpoint"].update(step="last"))
+
+
+def test_compare_schema_accepts_the_result_and_refuses_a_wrong_one():
+    validate_summary("compare", as_summary(five_rows()))
+    validate_summary("compare", as_summary(compare([evaluation("1e"), evaluation("0", setting="b")])))
+    for path, value in ((("rows",), []), (("pairs", 0, "mcnemar_p"), 1.2), (("surprise",), 1)):
+        summary = as_summary(five_rows())
+        holder = summary
+        for key in path[:-1]:
+            holder = holder[key]
+        holder[path[-1]] = value
+        with pytest.raises(UserError):
+            validate_summary("compare", summary)

@@ -1,0 +1,278 @@
+"""Training: exact resume, schedules and averages in closed form, fine-tuning, several processes, and its errors."""
+
+import dataclasses
+import functools
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_policies import SDP, TINY
+from toy_specs import toy_episodes, toy_spec
+
+from embodied.datasets.episode_store import EpisodeStore
+from embodied.errors import UserError
+from embodied.policies.policy_file import load_policy
+from embodied.training.checkpoint import checkpoint_paths, find_checkpoint
+from embodied.training.job import TrainingJob, run_on_processes
+from embodied.training.loggers import check_loggers
+from embodied.training.loop import TrainingSettings
+
+SETTINGS = TrainingSettings(
+    steps=12,
+    batch_size=16,
+    learning_rate=1e-3,
+    betas=(0.9, 0.999),
+    weight_decay=1e-6,
+    warmup_steps=4,
+    ema_decay=0.9,
+    ema_power=None,
+    gradient_clip=1.0,
+    precision="no",
+    processes=1,
+    validation_share=0.25,
+    validation_every=4,
+    checkpoint_every=5,
+    keep_checkpoints=2,
+    loggers=("jsonl",),
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "toy.zarr"
+    with EpisodeStore.create(path, toy_spec(), expected_episodes=8, provenance={}) as store:
+        for episode in toy_episodes(8):
+            store.commit(episode)
+    return path
+
+
+def job(folder, store, settings=SETTINGS, **changes):
+    folder.mkdir(exist_ok=True)
+    return TrainingJob(
+        folder=folder,
+        store=store,
+        spec=changes.pop("spec", toy_spec()),
+        task={"name": "toy/reach"},
+        policy=changes.pop("policy", SDP),
+        network=changes.pop("network", TINY),
+        settings=settings,
+        seed=changes.pop("seed", 0),
+        init=changes.pop("init", None),
+        allow_partial=changes.pop("allow_partial", False),
+        provenance={"config_hash": "0"},
+    )
+
+
+def quiet(step, figures):
+    pass
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(step):
+    def report(now, figures):
+        if now == step:
+            raise Killed
+
+    return report
+
+
+def tensors(folder):
+    last = find_checkpoint(folder)
+    return {
+        f"{name}/{key}": value
+        for name in ("policy.safetensors", "training.safetensors")
+        for key, value in load_file(last / name).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, store):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder, job(folder, store).run(quiet)
+
+
+@pytest.mark.parametrize("killed_at", [3, 5, 8, 11])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, store, uninterrupted, killed_at):
+    folder, expected = uninterrupted
+    interrupted = job(tmp_path, store)
+    with pytest.raises(Killed):
+        interrupted.run(killed_after(killed_at))
+    assert find_checkpoint(tmp_path).name == f"step_{killed_at // 5 * 5:07d}"
+    result = interrupted.run(quiet)
+    ours, theirs = tensors(tmp_path), tensors(folder)
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
+    assert result["validation_loss"] == expected["validation_loss"]
+
+    def steps(path):
+        return [json.loads(line)["step"] for line in (path / "training.jsonl").read_text().splitlines()]
+
+    assert steps(tmp_path) == steps(folder)
+
+
+def test_a_finished_job_run_again_changes_nothing(store, uninterrupted):
+    folder, expected = uninterrupted
+    before = tensors(folder)
+    assert job(folder, store).run(quiet)["validation_loss"] == expected["validation_loss"]
+    assert all(torch.equal(before[key], value) for key, value in tensors(folder).items())
+
+
+def test_another_seed_gives_other_weights(tmp_path, store, uninterrupted):
+    job(tmp_path, store, seed=1).run(quiet)
+    ours, theirs = tensors(tmp_path), tensors(uninterrupted[0])
+    assert any(not torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_only_the_newest_checkpoints_stay(uninterrupted):
+    assert [path.name for path in checkpoint_paths(uninterrupted[0])] == ["step_0000010", "step_0000012"]
+
+
+def test_a_half_written_checkpoint_is_not_one(tmp_path, store):
+    with pytest.raises(Killed):
+        job(tmp_path, store).run(killed_after(6))
+    partial = tmp_path / "checkpoints" / "step_0000010.partial"
+    partial.mkdir()
+    (partial / "policy.json").write_text("{}")
+    assert find_checkpoint(tmp_path).name == "step_0000005"
+    job(tmp_path, store).run(quiet)
+    assert find_checkpoint(tmp_path).name == "step_0000012" and not partial.exists()
+
+
+def test_learning_rate_warms_up_and_follows_a_cosine():
+    settings = dataclasses.replace(SETTINGS, steps=104, warmup_steps=4)
+    assert [settings.learning_rate_at(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert settings.learning_rate_at(4) == 1.0
+    assert settings.learning_rate_at(54) == pytest.approx(0.5)
+    assert settings.learning_rate_at(79) == pytest.approx(0.5 * (1 - 0.5**0.5))
+    assert settings.learning_rate_at(104) == pytest.approx(0.0)
+
+
+def test_averaged_weights_follow_their_recursion(tmp_path, store):
+    """Raw weights of every step, read from a checkpoint a step, averaged by hand."""
+    settings = dataclasses.replace(SETTINGS, steps=6, checkpoint_every=1, keep_checkpoints=10)
+    job(tmp_path, store, settings).run(quiet)
+    name = "network.action_in.weight"
+    average = None
+    for path in checkpoint_paths(tmp_path)[1:]:
+        raw = load_file(path / "training.safetensors")[f"policy.{name}"]
+        average = raw if average is None else 0.9 * average + 0.1 * raw
+        torch.testing.assert_close(load_file(path / "policy.safetensors")[name], average, atol=1e-7, rtol=1e-5)
+
+
+def test_ema_power_schedule_is_the_paper_s():
+    settings = dataclasses.replace(SETTINGS, ema_decay=0.9999, ema_power=0.75)
+    assert settings.ema_decay_at(1) == pytest.approx(1 - 2**-0.75)
+    assert settings.ema_decay_at(10**9) == 0.9999
+
+
+def test_training_lowers_the_held_out_loss(tmp_path, store):
+    settings = dataclasses.replace(SETTINGS, steps=150, learning_rate=3e-3, validation_every=1, ema_decay=0.9)
+    job(tmp_path, store, settings).run(quiet)
+    rows = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    assert len(losses) == 150 and losses[-1] < 0.8 * losses[0]
+
+
+def test_fine_tuning_starts_from_the_weights_and_normalisation_of_the_checkpoint(tmp_path, store, uninterrupted):
+    settings = dataclasses.replace(SETTINGS, steps=1, learning_rate=0.0)
+    job(tmp_path, store, settings, init=str(uninterrupted[0]), seed=5).run(quiet)
+    tuned, _ = load_policy(find_checkpoint(tmp_path))
+    initial, _ = load_policy(find_checkpoint(uninterrupted[0]))
+    for name, value in initial.state_dict().items():
+        assert torch.equal(tuned.state_dict()[name], value), name
+
+
+def test_fine_tuning_refuses_another_task_and_another_network(tmp_path, store, uninterrupted):
+    other = dataclasses.replace(toy_spec(), task="toy/other")
+    with pytest.raises(UserError, match="a checkpoint for task toy/other in init=.* found one for toy/reach"):
+        job(tmp_path, store, spec=other, init=str(uninterrupted[0]))._make_policy(
+            EpisodeStore.open(store).statistics(["state/point", "state/goal", "action"])
+        )
+    with pytest.raises(UserError, match="the network of init=.*'width': 16.*found .*'width': 32"):
+        job(tmp_path, store, network={**TINY, "width": 32}, init=str(uninterrupted[0])).run(quiet)
+    with pytest.raises(UserError, match="a checkpoint in .* found no such folder"):
+        job(tmp_path, store, init=str(tmp_path / "nowhere")).run(quiet)
+
+
+def test_two_processes_train_the_same_policy_together(tmp_path, store):
+    """The global batch is shared out, so the loss at the first steps is that of one process, up to the noise drawn."""
+    settings = dataclasses.replace(SETTINGS, steps=4, processes=2, checkpoint_every=2, loggers=("jsonl", "tensorboard"))
+    result = run_on_processes(job(tmp_path, store, settings), quiet)
+    assert result["steps"] == 4 and np.isfinite(result["loss"])
+    assert find_checkpoint(tmp_path).name == "step_0000004"
+    assert len((tmp_path / "training.jsonl").read_text().splitlines()) == 1
+    resumed = dataclasses.replace(settings, steps=6, processes=1)
+    assert job(tmp_path, store, resumed).run(quiet)["steps"] == 6
+
+
+def test_bf16_trains(tmp_path, store):
+    result = job(tmp_path, store, dataclasses.replace(SETTINGS, precision="bf16", steps=3)).run(quiet)
+    assert np.isfinite(result["loss"])
+    weights = load_file(find_checkpoint(tmp_path) / "policy.safetensors")
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_nothing_is_pickled(uninterrupted):
+    files = [path for path in uninterrupted[0].rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".jsonl", ".safetensors"}
+
+
+def test_tensorboard_gets_the_figures(tmp_path, store):
+    job(tmp_path, store, dataclasses.replace(SETTINGS, loggers=("tensorboard",))).run(quiet)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next(tmp_path.rglob("events.*")).parent)).Reload()
+    assert {"loss", "validation_loss"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("validation_loss")] == [4, 8, 12]
+
+
+def test_unknown_and_missing_loggers_are_named(monkeypatch):
+    with pytest.raises(UserError, match="found 'tensorbord'; did you mean 'tensorboard'"):
+        check_loggers(["tensorbord"])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the package 'wandb' for training.loggers=wandb; found it is not installed"):
+        check_loggers(["jsonl", "wandb"])
+    assert check_loggers(["jsonl"]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "fp16"}, "training.precision no or bf16; found fp16"),
+        ({"steps": 0}, "training.steps of at least 1; found 0"),
+        ({"batch_size": 9, "processes": 2}, "divisible by training.processes; found 9 over 2"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(SETTINGS, **changes)
+
+
+def test_a_diverging_run_stops_and_says_so(tmp_path, store):
+    settings = dataclasses.replace(SETTINGS, learning_rate=1e20, warmup_steps=0, gradient_clip=1e20)
+    with pytest.raises(UserError, match="a finite loss; found nan within the 12 steps"):
+        job(tmp_path, store, settings).run(quiet)
+
+
+def test_wrong_and_half_collected_stores_are_refused(tmp_path, store):
+    with pytest.raises(UserError, match="no store"):
+        job(tmp_path, tmp_path / "nowhere").run(quiet)
+    other = dataclasses.replace(toy_spec(), control_hz=50.0)
+    with pytest.raises(UserError, match="control_hz"):
+        job(tmp_path, store, spec=other).run(quiet)
+    half = tmp_path / "half.zarr"
+    with EpisodeStore.create(half, toy_spec(), expected_episodes=8, provenance={}) as partial:
+        for episode in toy_episodes(4):
+            partial.commit(episode)
+    with pytest.raises(UserError, match="expected 8 episodes in .* found 4 kept and 0 dropped"):
+        job(tmp_path, half).run(quiet)
+    allowed = functools.partial(job, tmp_path, half, dataclasses.replace(SETTINGS, steps=1))
+    assert allowed(allow_partial=True).run(quiet)["store"]["episodes"] == 4

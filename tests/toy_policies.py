@@ -1,0 +1,67 @@
+"""Policies for tests: tiny networks, and the ideal denoiser of Gaussian data, which is affine."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from toy_specs import toy_spec
+
+from embodied.policies.noise_path import squared_cosine_alpha_bar
+from embodied.policies.policy_file import build_policy
+from embodied.types import Observation
+
+TINY = {"name": "transformer", "width": 16, "depth": 1, "heads": 2}
+TINY_UNET = {"name": "unet", "widths": [8, 16], "kernel": 3, "conditioning": "per_position"}
+SHARED = {"history": 2, "horizon": 16, "action_steps": 4, "past": 0, "levels": 100, "clip": True}
+SDP = {"name": "sdp", **SHARED, "k": 2, "initialization": "denoise", "initial_calls": 8, "chunkwise": 0.8}
+DIFFUSION = {"name": "diffusion", **SHARED, "sampler": "ddim", "calls": 4}
+
+
+def toy_policy(policy, network=TINY, seed=0, **settings):
+    """With random weights everywhere: the networks' own start, where every block is the identity, would hide faults."""
+    torch.manual_seed(seed)
+    built = build_policy(toy_spec(), {**policy, **settings}, network)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return built.eval()
+
+
+def toy_stream(seed, steps):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Observation(
+            state={name: torch.randn(2, generator=generator).numpy() for name in ("point", "goal")}, time_s=t * 0.1
+        )
+        for t in range(steps)
+    ]
+
+
+class GaussianDenoiser(nn.Module):
+    """E[noise | noisy] for clean data N(mean, covariance) over the H positions, each action element on its own.
+
+    noisy = S clean + R noise with diagonal S, R, so E[noise | noisy] = R (S C S + R^2)^-1 (noisy - S mean).
+    """
+
+    def __init__(self, mean_H: Tensor, covariance_HH: Tensor, levels: int) -> None:
+        super().__init__()
+        self.mean, self.covariance = mean_H.double(), covariance_HH.double()
+        self.levels, self.alpha_bar = levels, squared_cosine_alpha_bar(levels)
+
+    def affine(self, level_H: Tensor) -> tuple[Tensor, Tensor]:
+        """Matrix [H H] and offset [H] of the expected noise."""
+        signal, noise = self.alpha_bar[level_H].sqrt(), (1 - self.alpha_bar[level_H]).sqrt()
+        covariance = signal[:, None] * self.covariance * signal + torch.diag(noise**2)
+        matrix = noise[:, None] * torch.linalg.inv(covariance)
+        return matrix, -matrix @ (signal * self.mean)
+
+    def forward(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
+        level_H = (level_BH[0] * self.levels).round().long()
+        matrix, offset = self.affine(level_H)
+        return (torch.einsum("ij,bja->bia", matrix, noisy_BHA.double()) + offset[:, None]).float()
+
+
+def stationary_gaussian(horizon):
+    """Mean and covariance of an AR(1) process: any window of it has the same distribution."""
+    lag = (torch.arange(horizon)[:, None] - torch.arange(horizon)).abs()
+    return torch.full((horizon,), 0.4), 0.3 * 0.9**lag
