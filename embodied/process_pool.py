@@ -18,17 +18,24 @@ from embodied.errors import UserError
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LOOK_AHEAD = 2  # items handed out before they are needed, a process
 
-_worker: Any = None
+_worker: Callable[[Any], Any] | None = None
+_failure: Exception | None = None
 
 
-def _start(make_worker: Callable[[], Any]) -> None:
-    global _worker
+def _start(make_worker: Callable[[], Callable[[Any], Any]]) -> None:
+    """Build this process's worker. A failure waits for the first item, since an initializer cannot tell the parent."""
+    global _worker, _failure
     # Ctrl-C reaches the whole process group; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker = make_worker()
+    try:
+        _worker = make_worker()
+    except Exception as error:
+        _failure = error
 
 
 def _work(item: Any) -> Any:
+    if _worker is None:
+        raise _failure or RuntimeError("the worker was never built")
     return _worker(item)
 
 

@@ -69,6 +69,11 @@ class Policy(Protocol):
     history: int  # observations that it wants to see, the newest included
     action_steps: int  # Ta, actions that one chunk hands out
 
+    @property
+    def label(self) -> str:
+        """What it is and how it is run, in a word or two: "sdp k=2"."""
+        ...
+
     def initial_state(self, seed: int) -> SessionState:
         """The state of a session that has just been reset."""
         ...

@@ -21,7 +21,7 @@ from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_policy
 from embodied.policies.seeded_noise import mixed_seed
 from embodied.replay.recording import write_recording
-from embodied.replay.rollout_file import load_rollout, save_rollout
+from embodied.replay.rollout_file import SavedRollout, save_rollout
 from embodied.run_directory import RunDirectory
 from embodied.training.checkpoint import find_checkpoint
 from embodied.types import Json, Observation, Rollout
@@ -70,9 +70,9 @@ def record_rollout(folder: Path, title: str, task: Any, rollout: Rollout) -> str
     rollouts, recordings = folder / "rollouts", folder / "recordings"
     rollouts.mkdir(exist_ok=True)
     recordings.mkdir(exist_ok=True)
-    path = rollouts / f"{start}.npz"
-    save_rollout(path, rollout, task.scene(), task.body_poses(rollout.episode.physics), task.spec)
-    write_recording(recordings / f"{start}.rrd", load_rollout(path), f"{title}, start {start}")
+    saved = SavedRollout(rollout, task.scene(), task.body_poses(rollout.episode.physics), task.spec)
+    save_rollout(rollouts / f"{start}.npz", saved.rollout, saved.scene, saved.body_poses, saved.spec)
+    write_recording(recordings / f"{start}.rrd", saved, f"{title}, start {start}")
     return f"recordings/{start}.rrd"
 
 

@@ -11,7 +11,7 @@ from embodied.episode_recorder import EpisodeRecorder
 from embodied.errors import UserError
 from embodied.protocols import Policy, Task
 from embodied.session import Session
-from embodied.types import ActionChunk, Rollout
+from embodied.types import ActionChunk, Episode, Rollout
 
 
 def check_policy_fits(policy: Policy, task: Task) -> None:
@@ -54,13 +54,11 @@ def run_episode(task: Task, policy: Policy, start_id: int, policy_seed: int) -> 
         observation = step.observation
         if step.terminated:
             break
-    return _rollout(recorder, chunks, start_id, policy_seed)
+    episode = recorder.episode(start_id, {"policy": policy.label, "policy_seed": policy_seed})
+    return _rollout(episode, chunks)
 
 
-def _rollout(
-    recorder: EpisodeRecorder, chunks: list[tuple[int, ActionChunk, float]], start_id: int, policy_seed: int
-) -> Rollout:
-    episode = recorder.episode(start_id, {"policy_seed": policy_seed})
+def _rollout(episode: Episode, chunks: list[tuple[int, ActionChunk, float]]) -> Rollout:
     action_size = episode.action.shape[1]
     no_preview = np.zeros((0, action_size), np.float32), np.zeros(0, np.float32)
     previews = [

@@ -1,0 +1,126 @@
+"""How the viewer lays a recording out: the 3-D view large on the left, plots on the right, ready without a touch."""
+
+from __future__ import annotations
+
+import numpy as np
+import rerun as rr
+import rerun.blueprint as rrb
+
+from embodied.replay.scene_drawing import SURROUNDINGS, WORLD, body_paths, is_surroundings
+from embodied.types import Scene, TaskSpec
+
+_PLOTS_A_TAB = 4
+_EYE_DISTANCE = 2.0  # over the radius of what moves
+_EYE_DIRECTION = np.array([0.80, -0.60, 0.36])  # from the table towards the eye: in front, to the robot's right
+
+
+def action_entities(spec: TaskSpec) -> list[str]:
+    """The entity of each action element, under which its series stand."""
+    return [rr.new_entity_path(["action", name]).removeprefix("/") for name in spec.action.elements]
+
+
+def camera_entity(name: str) -> str:
+    return rr.new_entity_path(["cameras", name])
+
+
+def blueprint(
+    spec: TaskSpec, scene: Scene, body_poses: np.ndarray, *, has_levels: bool, most_latency_ms: float | None
+) -> rrb.Blueprint:
+    """The layout for a recording of this task.
+
+    Args:
+        body_poses: float32 [T bodies 7].
+        has_levels: whether noise levels are logged.
+        most_latency_ms: the top of the latency plot; None leaves the plot out.
+    """
+    hidden = [f"- {path}/{SURROUNDINGS}/**" for path in body_paths(scene)]
+    world = rrb.Spatial3DView(
+        name="Scene", origin=f"/{WORLD}", contents=[f"+ /{WORLD}/**", *hidden], eye_controls=_eye(scene, body_poses)
+    )
+    left: rrb.Container | rrb.View = world
+    if spec.cameras:
+        cameras = [rrb.Spatial2DView(name=camera.name, origin=camera_entity(camera.name)) for camera in spec.cameras]
+        left = rrb.Vertical(world, rrb.Horizontal(*cameras), row_shares=[3, 1])
+    lower: list[rrb.View] = [_plot("Success and reward", "/outcome", legend=rrb.Corner2D.RightBottom)]
+    if most_latency_ms is not None:
+        lower.insert(0, _plot("Latency (ms)", "/policy/latency_ms", high=1.2 * most_latency_ms))
+    right: list[rrb.Container | rrb.View] = [_action_tabs(spec)]
+    if has_levels:
+        no_legend = rrb.PlotLegend(visible=False)
+        name = "Noise level by buffer slot"
+        right.append(rrb.BarChartView(name=name, origin="/policy/noise_level", plot_legend=no_legend))
+    right.append(rrb.Horizontal(*lower) if len(lower) > 1 else lower[0])
+    shares = [3.4, *([1.0] * (len(right) - 1))]
+    return rrb.Blueprint(
+        rrb.Horizontal(left, rrb.Vertical(*right, row_shares=shares), column_shares=[3, 2]),
+        rrb.TimePanel(state="collapsed", timeline="time", play_state="playing", loop_mode="all"),
+        rrb.SelectionPanel(state="hidden"),
+        rrb.BlueprintPanel(state="hidden"),
+        auto_layout=False,
+        auto_views=False,
+    )
+
+
+def _action_tabs(spec: TaskSpec) -> rrb.Tabs:
+    """One small plot an element, a tab for each few: motion and gripper together, then rotation, then the rest."""
+    tabs: list[rrb.Container | rrb.View] = []
+    for group in action_groups(spec):
+        plots = [
+            _plot(_title(spec, index), f"/{action_entities(spec)[index]}", legend=None if n else rrb.Corner2D.RightTop)
+            for n, index in group
+        ]
+        first, last = (spec.action.elements[group[end][1]] for end in (0, -1))
+        tabs.append(rrb.Vertical(*plots, name=f"Action: {first} to {last}" if first != last else f"Action: {first}"))
+    tabs.append(rrb.TextDocumentView(name="About", origin="/about"))
+    return rrb.Tabs(*tabs, active_tab=0)
+
+
+def action_groups(spec: TaskSpec) -> list[list[tuple[int, int]]]:
+    """(place in its tab, element) for each tab; elements of one unit stay together, binary ones join the first tab."""
+    by_unit: dict[str, list[int]] = {}
+    for index, unit in enumerate(spec.action.units):
+        if not spec.action.binary[index]:
+            by_unit.setdefault(unit, []).append(index)
+    groups = [
+        indices[i : i + _PLOTS_A_TAB] for indices in by_unit.values() for i in range(0, len(indices), _PLOTS_A_TAB)
+    ]
+    binary = [index for index, is_binary in enumerate(spec.action.binary) if is_binary]
+    if groups and len(groups[0]) + len(binary) <= _PLOTS_A_TAB:
+        groups[0] = groups[0] + binary
+    elif binary:
+        groups.append(binary)
+    return [list(enumerate(group)) for group in groups]
+
+
+def _title(spec: TaskSpec, index: int) -> str:
+    name, unit = spec.action.elements[index], spec.action.units[index]
+    return f"{name} ({unit})" if spec.action.binary[index] else f"{name} (1 = {unit})"
+
+
+def _plot(
+    name: str, origin: str, *, legend: rrb.Corner2D | None = None, high: float | None = None
+) -> rrb.TimeSeriesView:
+    """Lines over time; `high` fixes the value axis to 0 .. high."""
+    return rrb.TimeSeriesView(
+        name=name,
+        origin=origin,
+        plot_legend=rrb.PlotLegend(corner=legend, visible=legend is not None),
+        axis_y=rrb.ScalarAxis(range=(0.0, high)) if high else None,
+    )
+
+
+def _eye(scene: Scene, body_poses: np.ndarray) -> rrb.EyeControls3D:
+    """An eye that sees the tool's whole path and the bodies around it."""
+    drawn = sorted({geom.body for geom in scene.geoms if not is_surroundings(geom, body_poses)})
+    moving = [body for body in drawn if np.ptp(body_poses[:, body, :3], axis=0).max(initial=0.0) > 1e-3]
+    path = body_poses[:, scene.tool, :3]
+    points = body_poses[:, [scene.tool, *moving], :3].reshape(-1, 3)
+    if not len(points):
+        path = points = np.zeros((1, 3))
+    middle, half = (points.max(axis=0) + points.min(axis=0)) / 2, np.ptp(points, axis=0) / 2
+    target = 0.5 * middle + 0.5 * (path.max(axis=0) + path.min(axis=0)) / 2  # nearer to what the tool works on
+    radius = max(float(np.linalg.norm(half)), 0.3)
+    direction = _EYE_DIRECTION / np.linalg.norm(_EYE_DIRECTION)
+    return rrb.EyeControls3D(
+        position=target + direction * radius * _EYE_DISTANCE, look_target=target, eye_up=(0.0, 0.0, 1.0)
+    )

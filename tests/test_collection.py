@@ -1,0 +1,162 @@
+"""Collection: content that depends on seeds alone, bounded noise, dropped failures, resumption."""
+
+import functools
+
+import numpy as np
+import pytest
+from toy_specs import ReachExpert, ReachTask, toy_settings
+
+from embodied import catalog, collection
+from embodied.collection import bounded_noise, collect, collect_episode
+from embodied.datasets.episode_store import EpisodeStore
+from embodied.errors import UserError
+from embodied.process_pool import ProcessPool
+
+
+@pytest.fixture
+def toy_catalog(monkeypatch):
+    """The toy task by name; worker processes import nothing of this, so the pool is run in this process."""
+    monkeypatch.setitem(catalog.TASKS, "toy/reach", "toy_specs:ReachTask")
+    monkeypatch.setitem(catalog.EXPERTS, "toy/reach", "toy_specs:ReachExpert")
+    monkeypatch.setattr(collection, "ProcessPool", InThisProcess)
+
+
+class InThisProcess:
+    def __init__(self, make_worker, workers):
+        self._worker = make_worker()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def map(self, items):
+        return ((item, self._worker(item)) for item in items)
+
+
+def collect_into(path, settings, report=lambda store: None):
+    task = ReachTask()
+    with EpisodeStore.create(path, task.spec, expected_episodes=settings.episodes, provenance={}) as store:
+        collect(store, {"name": "toy/reach"}, settings, 1, report)
+        return store.content_hash()
+
+
+def test_noise_is_bounded_addressed_and_leaves_binary_elements_alone():
+    spec, settings = ReachTask().spec.action, toy_settings(noise=0.3, noise_bound=0.5)
+    noise = bounded_noise(spec, settings, 7, 5000)
+    assert (noise[:, 2] == 0).all() and np.abs(noise).max() == pytest.approx(0.5)
+    assert 0.22 < noise[:, :2].std() < 0.3  # a Gaussian of deviation 0.3, cut at 0.5
+    assert np.array_equal(noise, bounded_noise(spec, settings, 7, 5000))
+    assert not np.array_equal(noise, bounded_noise(spec, settings, 8, 5000))
+    assert not np.array_equal(noise, bounded_noise(spec, toy_settings(noise=0.3, noise_bound=0.5, seed=1), 7, 5000))
+
+
+def test_labels_are_the_expert_s_clean_actions_at_the_states_that_noise_reached():
+    task, settings = ReachTask(), toy_settings()
+    episode = collect_episode(task, ReachExpert(task), 3, settings)
+    noise = bounded_noise(task.spec.action, settings, 3, task.spec.horizon)
+    for t in range(episode.length):
+        task.point, task.goal = episode.physics[t, :2].copy(), episode.physics[t, 2:].copy()
+        assert np.array_equal(episode.action[t], ReachExpert(task).act(None)[0])
+        expected = np.clip(episode.action[t] + noise[t], -1, 1)
+        np.testing.assert_array_equal(episode.executed[t], expected.astype(np.float32))
+    np.testing.assert_allclose(np.diff(episode.state["point"], axis=0), 0.1 * episode.executed[:-1, :2], atol=1e-6)
+
+
+def test_a_demonstration_goes_on_after_success():
+    task = ReachTask()
+    episode = collect_episode(task, ReachExpert(task), 0, toy_settings(steps_after_success=5, noise=0.0))
+    assert episode.first_success is not None and episode.length == episode.first_success + 5
+    assert episode.instruction == "reach the goal"
+
+
+def test_interrupted_and_resumed_collection_equals_an_uninterrupted_one(tmp_path, toy_catalog):
+    settings = toy_settings(episodes=6)
+
+    def interrupt(store):
+        if len(store) == 3:
+            raise KeyboardInterrupt
+
+    expected = collect_into(tmp_path / "whole", settings)
+    with pytest.raises(KeyboardInterrupt):
+        collect_into(tmp_path / "resumed", settings, interrupt)
+    assert collect_into(tmp_path / "resumed", settings) == expected
+
+
+def test_failed_demonstrations_are_dropped_and_counted(tmp_path, toy_catalog, monkeypatch):
+    monkeypatch.setattr(ReachTask, "step", fail_on_odd_starts(ReachTask.step))
+    monkeypatch.setattr(ReachTask, "reset", remember_start(ReachTask.reset))
+    collect_into(tmp_path / "store", toy_settings(episodes=3))
+    store = EpisodeStore.open(tmp_path / "store")
+    assert [row.seed for row in store.rows] == [0, 2, 4]
+    assert [(row.seed, row.reason) for row in store.dropped] == [(n, "no success within 40 steps") for n in (1, 3)]
+
+
+def remember_start(reset):
+    @functools.wraps(reset)
+    def wrapped(self, start_id):
+        self.start = start_id
+        return reset(self, start_id)
+
+    return wrapped
+
+
+def fail_on_odd_starts(step):
+    @functools.wraps(step)
+    def wrapped(self, action):
+        result = step(self, action)
+        if self.start % 2:
+            result.info["success"] = False
+        return result
+
+    return wrapped
+
+
+def test_an_expert_that_never_succeeds_ends_the_collection(tmp_path, toy_catalog, monkeypatch):
+    monkeypatch.setattr(ReachExpert, "act", lambda self, memory: (np.zeros(3, np.float32), None))
+    with pytest.raises(UserError, match="an expert that succeeds on task toy/reach; found 25 failures in a row"):
+        collect_into(tmp_path / "store", toy_settings())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episodes": 0}, "episodes of at least 1; found 0"),
+        ({"noise": 0.5, "noise_bound": 0.4}, "0 <= noise <= noise_bound"),
+        ({"noise": -0.1}, "0 <= noise <= noise_bound"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        toy_settings(**changes)
+
+
+def _square(item):
+    return item * item
+
+
+def make_square():
+    return _square
+
+
+def make_suicide():
+    import os
+    import signal
+
+    return lambda item: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_processes_give_results_in_order():
+    with ProcessPool(make_square, 2) as pool:
+        assert list(pool.map(range(20))) == [(item, item * item) for item in range(20)]
+
+
+def test_a_process_that_dies_is_reported():
+    with ProcessPool(make_suicide, 1) as pool, pytest.raises(UserError, match="processes that live to the end"):
+        list(pool.map(range(2)))
+
+
+def test_a_pool_needs_a_worker():
+    with pytest.raises(UserError, match="workers of at least 1; found 0"):
+        ProcessPool(make_square, 0)
