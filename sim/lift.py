@@ -93,8 +93,8 @@ class LiftExpert:
     axis turns to the nearest of the cube's sides. Made for the Panda's gripper, whose fingers slide.
     """
 
-    _POSITION_GAIN = 2.5  # commanded displacement over the remaining one
-    _ROTATION_GAIN = 2.0  # commanded turn over the remaining one
+    _POSITION_GAIN = 1.2  # commanded displacement over the remaining one
+    _ROTATION_GAIN = 1.0  # commanded turn over the remaining one
     _FUNNEL_RADIUS_M = 0.013  # of the funnel's spout, in which the gripper may come all the way down
     _FUNNEL_SLOPE = 2.5  # height over distance from the cube's vertical
     _HOVER_M = 0.08  # above the cube's centre: the funnel's upper end

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 
 from embodied.catalog import make_task
 from embodied.console import Progress, say
@@ -35,7 +35,8 @@ def run(config: DictConfig) -> Path:
     # The weights' hash makes the run's name: the same checkpoint under another path is the same evaluation, and a
     # retrained one is not.
     weights = hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
-    config = OmegaConf.merge(config, {"weights": weights, "setting": policy.label})  # type: ignore[assignment]
+    with open_dict(config):
+        config.update({"weights": weights, "setting": policy.label})
     stem = f"{description.spec.task}-{description.network['name']}-{policy.label}"
     directory = RunDirectory.open("eval", stem, config, volatile=["run", "policy"])
     with directory.lock():
