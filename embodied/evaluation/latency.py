@@ -84,7 +84,7 @@ def measure_latency(policy: TimedPolicy, stream: list[Observation], observations
     return {
         "observation_ms": latency_summary(act_ms),
         "encode_ms": latency_summary(encode_ms),
-        "denoise_ms": latency_summary(act_ms - encode_ms),
+        "denoise_ms": latency_summary(np.maximum(act_ms - encode_ms, 0.0)),
         "action_ms": latency_summary(act_ms / policy.action_steps),
         "network_call_ms": latency_summary(network_ms),
         "first_observation_ms": float(np.median(first_ms[1:])),
