@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -35,7 +36,7 @@ def import_robosuite() -> Any:
     return robosuite
 
 
-class RobosuiteTask:
+class RobosuiteTask(ABC):
     """One robosuite environment as a `Task`; a task family adds its state vectors.
 
     Actions are robosuite's default: end effector displacements under operational space control, and one gripper
@@ -88,13 +89,13 @@ class RobosuiteTask:
         if self.spec.cameras:
             self._renderer = CameraRenderer(self.spec.cameras, visual_group=VISUAL_GROUP)
 
+    @abstractmethod
     def state_specs(self) -> tuple[StateSpec, ...]:
         """The task's state vectors, in the order of the spec."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_state(self) -> dict[str, np.ndarray]:
         """The present value of every vector in `state_specs`, float64 [d]."""
-        raise NotImplementedError
 
     @property
     def model(self) -> MjModel:

@@ -1,8 +1,10 @@
-"""For all tests: one thread a process, and no skipped test where everything has to run."""
+"""For all tests: one thread a process, no skipped test where everything has to run, and every store format."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +32,24 @@ def _fail_if_skipped(report):
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid}: {reason} ({REQUIRE_ALL}=1 allows no skipped test)"
     return report
+
+
+@pytest.fixture
+def store_path(tmp_path) -> Path:
+    return tmp_path / "demonstrations.zarr"
+
+
+@pytest.fixture(params=["zarr"])
+def store_class(request):
+    """Each format of episode stores; imported late, after the variables above are set."""
+    from made_episodes import STORE_FORMATS
+
+    return STORE_FORMATS[request.param]
+
+
+@pytest.fixture
+def make_store(store_class, store_path):
+    """`made_episodes.fill_store` for the format and path of this test."""
+    from made_episodes import fill_store
+
+    return partial(fill_store, store_class, store_path)

@@ -18,6 +18,9 @@ MACHINE = {
 }
 
 
+METHOD = {"method_hash": "abc123", "seed": 0}
+
+
 def latency(p50: float) -> dict:
     return {"p50": p50, "p95": 1.2 * p50, "p99": 1.5 * p50, "mean": 1.05 * p50, "n": 200}
 
@@ -51,7 +54,7 @@ def evaluation(outcomes: str, *, setting: str = "sdp k=2", p50: float = 2.0, act
         "policy": "sdp",
         "network": "transformer",
         "setting": setting,
-        "checkpoint": {"run": "outputs/train/lift-sdp-0-abc", "step": 1500, "config_hash": "def456"},
+        "checkpoint": {"run": "outputs/train/lift-sdp-0-abc", "step": 1500, "config_hash": "def456", **METHOD},
         "parameters": 1200000,
         "horizon": 100,
         "action_steps": action_steps,

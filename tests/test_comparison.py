@@ -8,12 +8,13 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from evaluation_summaries import MACHINE, START, A, B, evaluation
+from evaluation_summaries import MACHINE, METHOD, START, A, B, evaluation
 
 from embodied.console import table
 from embodied.errors import UserError
-from embodied.evaluation.comparison import compare, comparison_figure, comparison_markdown, comparison_table
+from embodied.evaluation.comparison import compare
 from embodied.evaluation.comparison_plot import success_against_latency
+from embodied.evaluation.report import comparison_figure, comparison_markdown, comparison_table
 from embodied.evaluation.statistics import wilson_interval
 from embodied.summaries import validate_summary
 
@@ -31,7 +32,7 @@ def test_known_discordant_pairs():
     (pair,) = result["pairs"]
     assert pair["discordant"] == {"only_this": 9, "only_reference": 2}
     assert pair["n"] == 20
-    assert pair["mcnemar_p"] == pytest.approx(0.0654, abs=5e-5)
+    assert pair["p"] == pytest.approx(0.0654, abs=5e-5)
     assert pair["difference"]["estimate"] == pytest.approx(7 / 20)
     assert pair["difference"]["low"] < 7 / 20 < pair["difference"]["high"]
     assert [row["success"]["ever"]["k"] for row in result["rows"]] == [8, 15]
@@ -50,7 +51,7 @@ def test_pairs_go_by_start_not_by_position():
     shuffled["episodes"] = shuffled["episodes"][::-1]
     (pair,) = compare([evaluation(A, setting="ddim-16"), shuffled])["pairs"]
     assert pair["discordant"] == {"only_this": 0, "only_reference": 0}
-    assert pair["mcnemar_p"] == 1.0
+    assert pair["p"] == 1.0
 
 
 def test_a_clear_difference_is_said_in_both_directions():
@@ -70,9 +71,9 @@ def test_several_pairs_are_corrected_by_holm():
     reference, other = "0" * 6 + "1" * 14, "1" * 20
     one = compare([evaluation(reference, setting="r"), evaluation(other, setting="a")])["pairs"][0]
     three = compare([evaluation(reference, setting="r")] + [evaluation(other, setting=s) for s in "abc"])["pairs"][0]
-    assert one["mcnemar_p"] == three["mcnemar_p"] == 0.03125
+    assert one["p"] == three["p"] == 0.03125
     assert "succeeds more often" in one["sentence"]
-    assert three["mcnemar_p_holm"] == pytest.approx(3 * 0.03125)
+    assert three["p_holm"] == pytest.approx(3 * 0.03125)
     assert "do not tell" in three["sentence"] and "Holm's correction for 3 tests" in three["sentence"]
 
 
@@ -117,7 +118,7 @@ def test_labels_are_unique_and_no_longer_than_needed():
     def labels(*evaluations: dict) -> list[str]:
         return [row["label"] for row in compare(evaluations)["rows"]]
 
-    other_run = {"run": "outputs/train/lift-sdp-1-abc", "step": 1500, "config_hash": "x"}
+    other_run = {"run": "outputs/train/lift-sdp-1-abc", "step": 1500, "config_hash": "x", **METHOD}
     assert labels(evaluation(A), evaluation(A, setting="ddim-4")) == ["sdp k=2", "ddim-4"]
     assert labels(evaluation(A), evaluation(A, network="unet")) == ["sdp k=2 transformer", "sdp k=2 unet"]
     assert labels(evaluation(A), evaluation(A, checkpoint=other_run)) == [
@@ -130,6 +131,54 @@ def test_labels_are_unique_and_no_longer_than_needed():
         "sdp k=2 lift-sdp-1-abc",
     ]
     assert labels(evaluation(A), evaluation(A)) == ["sdp k=2", "sdp k=2 #2"]
+
+
+def of_seed(seed: int, outcomes: str, **changes) -> dict:
+    """An evaluation of one method, trained with another seed."""
+    checkpoint = {"run": f"outputs/train/lift-{seed}", "step": 1500, "config_hash": f"of seed {seed}", **METHOD}
+    return evaluation(outcomes, checkpoint={**checkpoint, "seed": seed}, **changes)
+
+
+def test_seeds_of_one_method_are_pooled_into_one_row():
+    outcomes = ("1110", "1100", "1000")
+    seeds = [of_seed(seed, of_one, p50=1.0 + seed) for seed, of_one in enumerate(outcomes)]
+    result = compare([evaluation("1111", setting="ddim-16", p50=4.0), *seeds])
+    assert [row["label"] for row in result["rows"]] == ["ddim-16", "sdp k=2, 3 seeds"]
+    pooled = result["rows"][1]
+    assert (pooled["seeds"], pooled["successes_by_seed"]) == ([0, 1, 2], [3, 2, 1])
+    assert pooled["success"]["ever"] == {
+        "k": 6, "n": 12, "rate": 0.5, **dict(zip(("low", "high"), wilson_interval(6, 12), strict=True))
+    }  # fmt: skip
+    assert pooled["timings"]["observation_ms"]["p50"] == pytest.approx(2.0)
+    assert pooled["timings"]["speed_ratio"]["per_observation"] == pytest.approx(2.0)
+    (pair,) = result["pairs"]
+    # Starts lose 0, 1, 2 and 3 of 3 seeds: of the 8 ways to flip them only two sum to 6 or more.
+    assert (pair["n"], pair["test"], pair["p"]) == (4, "sign flips", pytest.approx(2 / 8))
+    assert pair["discordant"] == {"only_this": 0.0, "only_reference": pytest.approx(2.0)}
+    assert pair["difference"]["estimate"] == pytest.approx(-0.5)
+    assert "3 (seed 0), 2 (seed 1), 1 (seed 2)" in comparison_table(result).caption
+    validate_summary("compare", {**as_summary(result), "evaluations": list("abcd")})
+
+
+def test_a_reference_with_seeds_is_compared_with_the_mean_over_its_seeds():
+    better = [of_seed(seed, "11110") for seed in (0, 1)]
+    worse = [of_seed(seed, outcomes, setting="ddim-4") for seed, outcomes in enumerate(("00110", "01010"))]
+    (pair,) = compare([*better, *worse])["pairs"]
+    assert pair["discordant"] == {"only_this": 0.0, "only_reference": pytest.approx(2.0)}
+    assert pair["p"] == pytest.approx(2 / 8)  # starts differ by 4, 2, 2 and 0 quarters: only all to one side reach 8
+
+
+def test_nothing_but_seeds_is_pooled():
+    def labels(*evaluations: dict, **options) -> list[str]:
+        return [row["label"] for row in compare(evaluations, **options)["rows"]]
+
+    assert labels(of_seed(0, A), of_seed(1, A), pool_seeds=False) == ["sdp k=2 lift-0", "sdp k=2 lift-1"]
+    assert labels(of_seed(0, A), of_seed(0, A)) == ["sdp k=2", "sdp k=2 #2"]  # one seed twice
+    longer = of_seed(1, A)
+    longer["checkpoint"]["method_hash"] = "trained longer"
+    assert labels(of_seed(0, A), longer) == ["sdp k=2 lift-0", "sdp k=2 lift-1"]
+    with pytest.raises(UserError, match="found 2 evaluations of one, trained with different seeds; .*pool_seeds=false"):
+        compare([of_seed(0, A), of_seed(1, A)])
 
 
 def test_fewer_than_two():
@@ -243,7 +292,7 @@ def test_eval_schema_accepts_a_summary_and_refuses_a_wrong_one():
 def test_compare_schema_accepts_the_result_and_refuses_a_wrong_one():
     validate_summary("compare", as_summary(five_rows()))
     validate_summary("compare", as_summary(compare([evaluation("1e"), evaluation("0", setting="b")])))
-    for path, value in ((("rows",), []), (("pairs", 0, "mcnemar_p"), 1.2), (("surprise",), 1)):
+    for path, value in ((("rows",), []), (("pairs", 0, "p"), 1.2), (("surprise",), 1)):
         summary = as_summary(five_rows())
         holder = summary
         for key in path[:-1]:

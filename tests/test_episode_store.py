@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
-from made_episodes import SPEC, STORE_FORMATS, assert_same_episode, fill_store, make_episode, snapshot
+from made_episodes import SPEC, assert_same_episode, make_episode, snapshot
 
 from embodied.datasets import episode_layout
 from embodied.errors import UserError
 from embodied.types import CameraSpec, Episode
-
-
-@pytest.fixture(params=STORE_FORMATS.values(), ids=STORE_FORMATS)
-def store_class(request):
-    return request.param
-
-
-@pytest.fixture
-def path(tmp_path) -> Path:
-    return tmp_path / "demonstrations.zarr"
-
-
-@pytest.fixture
-def make_store(store_class, path):
-    return partial(fill_store, store_class, path)
-
 
 # The contract: any format.
 
@@ -55,10 +38,10 @@ def test_whole_arrays_and_ends(store_class, make_store):
     assert store.total_steps == sum(e.length for e in episodes)
 
 
-def test_the_spec_and_plan_travel_with_the_store(store_class, path):
-    with store_class.create(path, SPEC, expected_episodes=7, provenance={"noise": 0.2}):
+def test_the_spec_and_plan_travel_with_the_store(store_class, store_path):
+    with store_class.create(store_path, SPEC, expected_episodes=7, provenance={"noise": 0.2}):
         pass
-    store = store_class.open(path)
+    store = store_class.open(store_path)
     assert store.spec == SPEC
     assert store.expected_episodes == 7
     assert store.provenance == {"noise": 0.2}
@@ -75,20 +58,20 @@ def test_rows_tell_success_and_rows(store_class, make_store):
     assert [row.id for row in rows] == ["base-00000000", "base-00000001", "base-00000002"]
 
 
-def test_a_collection_resumes_with_what_was_attempted(store_class, path):
-    with store_class.create(path, SPEC, expected_episodes=2, provenance={}) as store:
+def test_a_collection_resumes_with_what_was_attempted(store_class, store_path):
+    with store_class.create(store_path, SPEC, expected_episodes=2, provenance={}) as store:
         store.commit(make_episode(4))
         store.drop(5, "no success within the horizon", provenance={"noise": 0.1})
-    with store_class.create(path, SPEC, expected_episodes=2, provenance={}) as store:
+    with store_class.create(store_path, SPEC, expected_episodes=2, provenance={}) as store:
         assert store.attempted_seeds == {4, 5}
         assert [(row.seed, row.reason) for row in store.dropped] == [(5, "no success within the horizon")]
         assert not store.is_complete
         store.commit(make_episode(6))
         assert store.is_complete
-    assert [row.seed for row in store_class.open(path).rows] == [4, 6]
+    assert [row.seed for row in store_class.open(store_path).rows] == [4, 6]
 
 
-def test_content_hash_is_of_the_content_in_its_order(store_class, make_store, path, tmp_path, monkeypatch):
+def test_content_hash_is_of_the_content_in_its_order(store_class, make_store, store_path, tmp_path, monkeypatch):
     reference = store_class.open(make_store(5)).content_hash()
     monkeypatch.setattr(episode_layout, "CHUNK_ROWS", 4)
     monkeypatch.setattr(episode_layout, "SHARD_BYTES", 64)
@@ -124,21 +107,21 @@ def test_statistics_equal_those_of_numpy(store_class, make_store, monkeypatch):
     assert statistics["reward"].mean.shape == (1,)
 
 
-def test_a_constant_far_from_zero_has_no_deviation(store_class, path):
+def test_a_constant_far_from_zero_has_no_deviation(store_class, store_path):
     episode = make_episode(0, steps=50)
     episode.action[:] = np.float32(1234.567)
-    with store_class.create(path, SPEC, expected_episodes=1, provenance={}) as store:
+    with store_class.create(store_path, SPEC, expected_episodes=1, provenance={}) as store:
         store.commit(episode)
         statistics = store.statistics(["action"])["action"]
     assert (statistics.std == 0).all()
     assert (statistics.mean == np.float64(np.float32(1234.567))).all()
 
 
-def test_physics_may_be_absent(store_class, path):
-    with store_class.create(path, SPEC, expected_episodes=2, provenance={}) as store:
+def test_physics_may_be_absent(store_class, store_path):
+    with store_class.create(store_path, SPEC, expected_episodes=2, provenance={}) as store:
         for seed in range(2):
             store.commit(make_episode(seed, physics_size=0))
-    store = store_class.open(path)
+    store = store_class.open(store_path)
     assert store.read("physics").shape == (7, 0)
     assert store.statistics(["physics"])["physics"].mean.shape == (0,)
     assert_same_episode(store.episode(1, verify=True), make_episode(1, physics_size=0))
@@ -200,38 +183,38 @@ BAD_EPISODES = {
 
 
 @pytest.mark.parametrize("name", BAD_EPISODES)
-def test_a_bad_episode_is_refused_and_nothing_written(store_class, make_store, path, name):
+def test_a_bad_episode_is_refused_and_nothing_written(store_class, make_store, store_path, name):
     episode, message = BAD_EPISODES[name]
     with store_class.open(make_store(1), writable=True) as store:
         store.drop(3, "no success")
-        before = snapshot(path)
+        before = snapshot(store_path)
         with pytest.raises(UserError, match=message):
             store.commit(episode)
-        assert snapshot(path) == before
+        assert snapshot(store_path) == before
         store.commit(make_episode(2))
         assert_same_episode(store.episode(1, verify=True), make_episode(2))
 
 
-def test_numbers_of_numpy_are_taken_as_seeds(store_class, path):
+def test_numbers_of_numpy_are_taken_as_seeds(store_class, store_path):
     episode = make_episode(3)
     episode.seed = np.int64(3)
-    with store_class.create(path, SPEC, expected_episodes=1, provenance={}) as store:
+    with store_class.create(store_path, SPEC, expected_episodes=1, provenance={}) as store:
         store.commit(episode)
         store.drop(np.int64(4), "no success")
-    assert store_class.open(path).attempted_seeds == {3, 4}
+    assert store_class.open(store_path).attempted_seeds == {3, 4}
 
 
-def test_the_provenance_of_a_store_is_json(store_class, path):
+def test_the_provenance_of_a_store_is_json(store_class, store_path):
     with pytest.raises(
         UserError, match=r"provenance of the store .* as plain JSON values; found Object of type PosixPath"
     ):
-        store_class.create(path, SPEC, expected_episodes=1, provenance={"from": path})
-    assert not path.exists()
+        store_class.create(store_path, SPEC, expected_episodes=1, provenance={"from": store_path})
+    assert not store_path.exists()
 
 
-def test_a_flat_physics_is_refused_as_the_first_episode_too(store_class, path):
+def test_a_flat_physics_is_refused_as_the_first_episode_too(store_class, store_path):
     with (
-        store_class.create(path, SPEC, expected_episodes=1, provenance={}) as store,
+        store_class.create(store_path, SPEC, expected_episodes=1, provenance={}) as store,
         pytest.raises(UserError, match="'physics'"),
     ):
         store.commit(BAD_EPISODES["flat physics"][0])
@@ -298,12 +281,12 @@ def test_image_chunks_are_a_few_frames_in_bounded_shards(height, chunk):
     assert layout.shard_rows > 10
 
 
-def test_episodes_span_shards(store_class, path):
+def test_episodes_span_shards(store_class, store_path):
     rows = episode_layout.array_layouts(SPEC, 200)["physics"].shard_rows
     lengths = [rows - 3, 7, 2 * rows, 1]
-    with store_class.create(path, SPEC, expected_episodes=4, provenance={}) as store:
+    with store_class.create(store_path, SPEC, expected_episodes=4, provenance={}) as store:
         for seed, steps in enumerate(lengths):
             store.commit(make_episode(seed, steps=steps, physics_size=200))
-    store = store_class.open(path)
+    store = store_class.open(store_path)
     for seed, steps in enumerate(lengths):
         assert_same_episode(store.episode(seed, verify=True), make_episode(seed, steps=steps, physics_size=200))

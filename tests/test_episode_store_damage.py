@@ -11,63 +11,46 @@ import signal
 import subprocess
 import sys
 import textwrap
-from functools import partial
 from pathlib import Path
 
 import pytest
 import zarr
-from made_episodes import SPEC, STORE_FORMATS, assert_same_episode, fill_store, make_episode, snapshot
+from made_episodes import SPEC, assert_same_episode, make_episode, snapshot
 
 from embodied.datasets import durable_files
 from embodied.datasets.episode_store import check_specs, require_complete
 from embodied.datasets.manifest import Manifest
 from embodied.errors import UserError
 
-
-@pytest.fixture(params=STORE_FORMATS.values(), ids=STORE_FORMATS)
-def store_class(request):
-    return request.param
-
-
-@pytest.fixture
-def path(tmp_path) -> Path:
-    return tmp_path / "demonstrations.zarr"
-
-
-@pytest.fixture
-def make_store(store_class, path):
-    return partial(fill_store, store_class, path)
-
-
 # Opening and making.
 
 
-def test_missing_store(store_class, path):
+def test_missing_store(store_class, store_path):
     with pytest.raises(
         UserError, match=r"no store at .*demonstrations.zarr; collect one with `embodied collect`"
     ) as error:
-        store_class.open(path)
+        store_class.open(store_path)
     assert "data.store=..." in str(error.value)
     with pytest.raises(UserError, match="no store at"):
-        store_class.open(path, writable=True)
-    assert not path.exists()
+        store_class.open(store_path, writable=True)
+    assert not store_path.exists()
 
 
 @pytest.mark.parametrize("what", ["a folder", "a file", "another zarr group"])
-def test_not_a_store(store_class, path, what):
+def test_not_a_store(store_class, store_path, what):
     if what == "a file":
-        path.write_text("hello")
+        store_path.write_text("hello")
     elif what == "a folder":
-        path.mkdir()
-        (path / "thesis.tex").write_text("hello")
+        store_path.mkdir()
+        (store_path / "thesis.tex").write_text("hello")
     else:
-        zarr.create_group(path)
-    before = path.read_bytes() if path.is_file() else snapshot(path)
+        zarr.create_group(store_path)
+    before = store_path.read_bytes() if store_path.is_file() else snapshot(store_path)
     with pytest.raises(UserError, match=r"an episode store at .*; found something else; collect one"):
-        store_class.open(path)
+        store_class.open(store_path)
     with pytest.raises(UserError, match="found something else"):
-        store_class.create(path, SPEC, expected_episodes=1, provenance={})
-    assert (path.read_bytes() if path.is_file() else snapshot(path)) == before
+        store_class.create(store_path, SPEC, expected_episodes=1, provenance={})
+    assert (store_path.read_bytes() if store_path.is_file() else snapshot(store_path)) == before
 
 
 def edit_attributes(folder: Path, **changes) -> None:
@@ -156,30 +139,30 @@ def test_create_refuses_a_store_of_another_spec_or_plan(store_class, make_store)
     store_class.open(folder, writable=True).close()  # the refusals let go of the lock
 
 
-def test_create_takes_an_empty_folder(store_class, path):
-    path.mkdir()
-    with store_class.create(path, SPEC, expected_episodes=1, provenance={}) as store:
+def test_create_takes_an_empty_folder(store_class, store_path):
+    store_path.mkdir()
+    with store_class.create(store_path, SPEC, expected_episodes=1, provenance={}) as store:
         store.commit(make_episode(0))
-    assert len(store_class.open(path)) == 1
+    assert len(store_class.open(store_path)) == 1
 
 
-def test_a_crash_in_create_leaves_nothing(store_class, path, monkeypatch):
+def test_a_crash_in_create_leaves_nothing(store_class, store_path, monkeypatch):
     def crash(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "rename", crash)
     with pytest.raises(KeyboardInterrupt):
-        store_class.create(path, SPEC, expected_episodes=1, provenance={})
-    assert list(path.parent.iterdir()) == []
+        store_class.create(store_path, SPEC, expected_episodes=1, provenance={})
+    assert list(store_path.parent.iterdir()) == []
 
 
-def test_create_checks_the_free_space(store_class, path):
+def test_create_checks_the_free_space(store_class, store_path):
     with pytest.raises(
         UserError, match=r"at least 1,000,000,000,000.0 MB free at .*; found .* MB; free some space, or"
     ):
-        store_class.create(path, SPEC, expected_episodes=1, provenance={}, expected_bytes=10**18)
-    assert not path.exists()
-    store_class.create(path, SPEC, expected_episodes=1, provenance={}, expected_bytes=1000).close()
+        store_class.create(store_path, SPEC, expected_episodes=1, provenance={}, expected_bytes=10**18)
+    assert not store_path.exists()
+    store_class.create(store_path, SPEC, expected_episodes=1, provenance={}, expected_bytes=1000).close()
 
 
 def test_one_writer_at_a_time(store_class, make_store):
@@ -320,7 +303,7 @@ def fail_from(monkeypatch, write: int) -> None:
 
 @pytest.mark.parametrize("write", [0, 1, 4, 7])
 @pytest.mark.parametrize("committed", [0, 2])
-def test_a_full_disk_keeps_what_was_there(store_class, make_store, path, monkeypatch, write, committed):
+def test_a_full_disk_keeps_what_was_there(store_class, make_store, store_path, monkeypatch, write, committed):
     with store_class.open(make_store(committed, expected=5), writable=True) as store:
         before = store.content_hash()
         fail_from(monkeypatch, write)
@@ -332,16 +315,16 @@ def test_a_full_disk_keeps_what_was_there(store_class, make_store, path, monkeyp
         assert len(store) == committed
         for seed in range(committed):
             assert_same_episode(store.episode(seed, verify=True), make_episode(seed))
-        assert store_class.open(path).content_hash() == before
+        assert store_class.open(store_path).content_hash() == before
         store.commit(make_episode(3))  # the same object goes on once there is room
-    store = store_class.open(path)
+    store = store_class.open(store_path)
     assert store.ignored == ()
     assert_same_episode(store.episode(committed, verify=True), make_episode(3))
 
 
-def test_a_full_disk_while_the_manifest_is_written(store_class, make_store, path, monkeypatch):
+def test_a_full_disk_while_the_manifest_is_written(store_class, make_store, store_path, monkeypatch):
     with store_class.open(make_store(2), writable=True) as store:
-        before = snapshot(path)
+        before = snapshot(store_path)
 
         def full(_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -359,10 +342,10 @@ def test_a_full_disk_while_the_manifest_is_written(store_class, make_store, path
         with pytest.raises(UserError, match="No space left"):
             store.drop(2, "no success")
         monkeypatch.undo()
-        assert snapshot(path)["manifest.jsonl"] == before["manifest.jsonl"]
+        assert snapshot(store_path)["manifest.jsonl"] == before["manifest.jsonl"]
         assert store.attempted_seeds == {0, 1}
         store.commit(make_episode(2))
-    assert_same_episode(store_class.open(path).episode(2, verify=True), make_episode(2))
+    assert_same_episode(store_class.open(store_path).episode(2, verify=True), make_episode(2))
 
 
 def test_another_system_error_stays_what_it_is(store_class, make_store, monkeypatch):

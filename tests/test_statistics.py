@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from embodied.errors import UserError
 from embodied.evaluation.statistics import (
     clopper_pearson_interval,
     exact_mcnemar,
+    exact_sign_flip,
     holm_adjusted,
     latency_summary,
     paired_difference_interval,
@@ -196,3 +198,23 @@ def test_paired_figures_refuse_impossible_counts():
 def test_latency_summary_refuses_what_no_clock_gives(samples):
     with pytest.raises(UserError, match="each finite and not negative"):
         latency_summary(samples)
+
+
+def test_sign_flips_of_ones_are_mcnemars_test():
+    for only_a, only_b in ((0, 0), (9, 2), (3, 3), (0, 6), (1, 0), (30, 12)):
+        assert exact_sign_flip([1] * only_a + [-1] * only_b + [0] * 5) == pytest.approx(exact_mcnemar(only_a, only_b))
+
+
+def test_sign_flips_are_counted_exactly():
+    random = np.random.default_rng(4)
+    for n in (1, 2, 5, 8):
+        differences = random.integers(-3, 4, n)
+        flips = np.array(list(itertools.product((-1, 1), repeat=n))) * np.abs(differences)
+        assert exact_sign_flip(differences) == pytest.approx(np.mean(np.abs(flips.sum(1)) >= abs(differences.sum())))
+
+
+def test_the_interval_takes_means_over_seeds():
+    whole = paired_difference_interval(5, 4, 2, 9)
+    assert paired_difference_interval(5.0, 4.0, 2.0, 9.0) == whole
+    half = paired_difference_interval(5.0, 3.5, 2.5, 9.0)
+    assert half[0] < 1 / 20 < half[1] and half[0] < whole[0]

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from embodied.console import say, table
 from embodied.errors import UserError
-from embodied.evaluation.comparison import compare, comparison_figure, comparison_markdown, comparison_table
+from embodied.evaluation.comparison import compare
+from embodied.evaluation.report import comparison_figure, comparison_markdown, comparison_table
 from embodied.run_directory import SUMMARY, RunDirectory, find_run
 from embodied.summaries import read_summary, validate_summary
 from embodied.types import Json
@@ -38,7 +39,7 @@ def run(config: DictConfig) -> Path:
     runs = [config.runs] if isinstance(config.runs, str) else list(config.runs)
     directories = [_evaluation_directory(str(given), config.run_root) for given in runs]
     evaluations = [_evaluation(directory) for directory in directories]
-    result = compare(evaluations, config.confidence)
+    result = compare(evaluations, config.confidence, config.pool_seeds)
     directory = _open(config, evaluations)
     with directory.lock():
         _write(result, directory.path)

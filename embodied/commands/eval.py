@@ -159,7 +159,7 @@ def _facts(policy: DenoisingPolicy, description: PolicyDescription, checkpoint: 
         "checkpoint": {
             "run": str(checkpoint),
             "step": description.step,
-            "config_hash": description.provenance["config_hash"],
+            **{key: description.provenance[key] for key in ("config_hash", "method_hash", "seed")},
         },
         "parameters": sum(parameter.numel() for parameter in policy.parameters()),
         "horizon": description.spec.horizon,

@@ -18,7 +18,7 @@ from embodied.console import Progress, say
 from embodied.datasets.episode_store import EpisodeStore, check_specs, require_complete
 from embodied.errors import UserError
 from embodied.policies.policy_file import build_policy
-from embodied.run_directory import RunDirectory
+from embodied.run_directory import VOLATILE, RunDirectory, config_hash
 from embodied.training.checkpoint import find_checkpoint
 from embodied.training.job import TrainingJob, run_on_processes
 from embodied.training.loop import TrainingSettings
@@ -64,6 +64,7 @@ def _train(directory: RunDirectory) -> Path:
         allow_partial=config.data.allow_partial,
         provenance={
             "config_hash": directory.config_hash,
+            "method_hash": config_hash(config, (*VOLATILE, "seed")),
             "store": str(store),
             "init": config.init,
             "code_version": embodied.__version__,

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embodied.errors import UserError
-from embodied.evaluation.comparison_plot import success_against_latency
 from embodied.evaluation.statistics import (
-    exact_mcnemar,
+    exact_sign_flip,
     holm_adjusted,
     paired_difference_interval,
     smallest_detectable_difference,
@@ -22,83 +21,70 @@ from embodied.evaluation.statistics import (
 from embodied.types import Json
 
 POWER = 0.8  # of the smallest detectable difference
+# What evaluations of one method have in common, besides what the checkpoint says.
+METHOD = ("policy", "network", "setting", "first_observation_calls", "action_steps")
 NO_SPEED = ("memory_bytes",)  # of a machine's description: says nothing about latency
 
 
 @dataclass(frozen=True)
-class ComparisonTable:
-    """The comparison as text, for any medium."""
+class _Row:
+    """What one row shows: the evaluations of one method, one for each seed that it was trained with."""
 
-    title: str
-    columns: tuple[str, ...]  # headings, some of two lines
-    rows: list[list[str]]
-    caption: str  # what the columns mean
+    label: str
+    evaluations: tuple[Json, ...]
+    episodes: tuple[dict[int, Json], ...]  # of each evaluation those without an error, by their start
+
+    def solved(self, start: int, mode: str) -> int:
+        """How many of the seeds succeeded from a start."""
+        return sum(of_one[start][f"success_{mode}"] for of_one in self.episodes)
 
 
-def compare(evaluations: Sequence[Json], confidence: float = 0.95) -> Json:
-    """Success of each evaluation on the shared starts, speed, and each pair against the reference.
+def compare(evaluations: Sequence[Json], confidence: float = 0.95, pool_seeds: bool = True) -> Json:
+    """Success of each method on the shared starts, speed, and each pair against the reference.
 
-    Episodes that could not be run (`error`) are left out and counted; a start is shared if every evaluation ran
-    it without an error. Returns what schemas/compare.schema.json describes, without the keys that the command
-    and its run directory add.
+    Evaluations that differ by nothing but the seed of the training are one method, and pooled into one row
+    (`pool_seeds`). Episodes that could not be run (`error`) are left out and counted; a start is shared if every
+    evaluation ran it without an error. Returns what schemas/compare.schema.json describes, without the keys that the
+    command and its run directory add.
+
+    A pair is tested over its starts, since episodes from one start are alike whatever the seed: exactly, by flipping
+    the sign of each start's difference, which with one seed is McNemar's test.
 
     Raises:
-        UserError: fewer than two evaluations, different tasks or horizons, a start twice in one evaluation, no
-            shared start, or a confidence outside (0, 1).
+        UserError: fewer than two methods, different tasks or horizons, a start twice in one evaluation, no shared
+            start, or a confidence outside (0, 1).
     """
     _check_comparable(evaluations)
-    labels = _labels(evaluations)
-    episodes = [_by_start(evaluation, label) for evaluation, label in zip(evaluations, labels, strict=True)]
-    shared = sorted(set.intersection(*(set(of_one) for of_one in episodes)))
-    if not shared:
-        ran = "; ".join(
-            f"'{label}': {_starts_in_words(of_one)}" for label, of_one in zip(labels, episodes, strict=True)
+    methods = _methods(evaluations, pool_seeds)
+    if len(methods) < 2:
+        raise UserError(
+            expected="at least two methods",
+            found=f"{len(evaluations)} evaluations of one, trained with different seeds",
+            remedy="name another method too, or compare the seeds with each other: pool_seeds=false",
         )
+    rows = [
+        _Row(label, method, tuple(_by_start(evaluation, label) for evaluation in method))
+        for label, method in zip(_labels(methods), methods, strict=True)
+    ]
+    shared = sorted(set.intersection(*(set(of_one) for row in rows for of_one in row.episodes)))
+    if not shared:
+        ran = "; ".join(f"'{row.label}': {_starts_in_words(of_one)}" for row in rows for of_one in row.episodes)
         raise UserError(
             expected="evaluations that share starts",
             found=f"none in common ({ran})",
             remedy="evaluate them with the same first_start and overlapping episodes",
         )
-    rows = [
-        _row(evaluation, label, of_one, shared, evaluations[0], confidence)
-        for evaluation, label, of_one in zip(evaluations, labels, episodes, strict=True)
-    ]
+    described = [_describe(row, shared, rows[0], confidence) for row in rows]
     return {
         "task": evaluations[0]["task"],
         "horizon": evaluations[0]["horizon"],
         "confidence": confidence,
-        "reference": labels[0],
+        "reference": rows[0].label,
         "shared_starts": shared,
-        "rows": rows,
-        "pairs": _pairs(labels, episodes, shared, confidence),
-        "warnings": _warnings(evaluations, rows),
+        "rows": described,
+        "pairs": _pairs(rows, shared, confidence),
+        "warnings": _warnings(rows, described),
     }
-
-
-def comparison_table(result: Json) -> ComparisonTable:
-    """The comparison for a terminal, at most 100 columns wide if no label has more than 20 letters."""
-    columns = ("policy", f"success\n[{result['confidence']:.0%}]", "last", "calls", "p50\nms", "p95\nms")
-    columns += ("ms per\naction", "x\nfaster", "McNemar\np")
-    return ComparisonTable(_title(result), columns, _cells(result), _caption(result))
-
-
-def comparison_markdown(result: Json) -> str:
-    """The comparison as a page of Markdown: table, what it shows, and what to beware of."""
-    table = comparison_table(result)
-    lines = [f"# {table.title}", ""]
-    lines += [_markdown_row([column.replace("\n", " ") for column in table.columns])]
-    lines += [_markdown_row(["---"] * len(table.columns)), *map(_markdown_row, table.rows)]
-    lines += ["", table.caption, "", "## What it shows", ""]
-    lines += [f"- {pair['sentence']}" for pair in result["pairs"]]
-    if result["warnings"]:
-        lines += ["", "## Beware", ""] + [f"- {warning}" for warning in result["warnings"]]
-    return "\n".join(lines) + "\n"
-
-
-def comparison_figure(result: Json, path: Path) -> None:
-    """Draw success, with its interval, against the latency of an observation into `path` (PNG)."""
-    points = [(row["label"], row["timings"]["observation_ms"]["p50"], row["success"]["ever"]) for row in result["rows"]]
-    success_against_latency(_title(result), result["confidence"], points).savefig(path, format="png")
 
 
 def _check_comparable(evaluations: Sequence[Json]) -> None:
@@ -118,9 +104,27 @@ def _check_comparable(evaluations: Sequence[Json]) -> None:
             )
 
 
-def _labels(evaluations: Sequence[Json]) -> list[str]:
-    """One label each: the setting, with network, run and a number added where that alone is not unique."""
-    labels = [evaluation["setting"] for evaluation in evaluations]
+def _methods(evaluations: Sequence[Json], pool_seeds: bool) -> list[tuple[Json, ...]]:
+    """Evaluations by method, in order of first appearance; a method with a seed twice is not pooled."""
+    groups: dict[tuple, list[Json]] = {}
+    for index, evaluation in enumerate(evaluations):
+        checkpoint = evaluation["checkpoint"]
+        identity = (*(evaluation[key] for key in METHOD), checkpoint["method_hash"], checkpoint["step"])
+        groups.setdefault(identity if pool_seeds else (index,), []).append(evaluation)
+    methods = []
+    for group in groups.values():
+        seeds = {evaluation["checkpoint"]["seed"] for evaluation in group}
+        methods += [tuple(group)] if len(seeds) == len(group) else [(evaluation,) for evaluation in group]
+    return methods
+
+
+def _labels(methods: Sequence[tuple[Json, ...]]) -> list[str]:
+    """One label each: the setting, with network, run, seeds or a number added where that alone is not unique."""
+    first = [method[0] for method in methods]
+    labels = [
+        evaluation["setting"] + (f", {len(method)} seeds" if len(method) > 1 else "")
+        for evaluation, method in zip(first, methods, strict=True)
+    ]
     additions: tuple[Callable[[Sequence[Json]], list[str]], ...] = (
         lambda group: [evaluation["network"] for evaluation in group],
         lambda group: _telling_part([evaluation["checkpoint"]["run"] for evaluation in group]),
@@ -129,7 +133,7 @@ def _labels(evaluations: Sequence[Json]) -> list[str]:
     for addition in additions:
         for label in set(labels):
             group = [index for index, other in enumerate(labels) if other == label]
-            added = addition([evaluations[index] for index in group])
+            added = addition([first[index] for index in group])
             if len(set(added)) > 1:
                 for index, text in zip(group, added, strict=True):
                     labels[index] = f"{label} {text}"
@@ -165,88 +169,111 @@ def _starts_in_words(episodes: dict[int, Json]) -> str:
     return f"{min(episodes)} to {max(episodes)}" if episodes else "no episode without an error"
 
 
-def _row(
-    evaluation: Json, label: str, episodes: dict[int, Json], shared: Sequence[int], reference: Json, confidence: float
-) -> Json:
-    latency, reference_latency = evaluation["timings"]["latency"], reference["timings"]["latency"]
+def _describe(row: _Row, shared: Sequence[int], reference: _Row, confidence: float) -> Json:
+    first = row.evaluations[0]
+    observation_ms, action_ms = _latency(row, "observation_ms"), _latency(row, "action_ms")
     return {
-        "label": label,
-        "run": evaluation["checkpoint"]["run"],
-        "step": evaluation["checkpoint"]["step"],
-        "policy": evaluation["policy"],
-        "network": evaluation["network"],
-        "setting": evaluation["setting"],
-        "parameters": evaluation["parameters"],
-        "action_steps": evaluation["action_steps"],
+        "label": row.label,
+        "runs": [evaluation["checkpoint"]["run"] for evaluation in row.evaluations],
+        "seeds": [evaluation["checkpoint"]["seed"] for evaluation in row.evaluations],
+        "step": first["checkpoint"]["step"],
+        "policy": first["policy"],
+        "network": first["network"],
+        "setting": first["setting"],
+        "parameters": first["parameters"],
+        "action_steps": first["action_steps"],
         "success": {
-            mode: _rate([episodes[start][f"success_{mode}"] for start in shared], confidence)
+            mode: _rate(
+                sum(row.solved(start, mode) for start in shared), len(shared) * len(row.evaluations), confidence
+            )
             for mode in ("ever", "last")
         },
-        "errors": len(evaluation["episodes"]) - len(episodes),
-        "starts_left_out": len(episodes) - len(shared),
-        "network_calls_per_observation": evaluation["network_calls_per_observation"],
-        "network_calls_per_action": evaluation["network_calls_per_action"],
+        "successes_by_seed": [sum(of_one[start]["success_ever"] for start in shared) for of_one in row.episodes],
+        "errors": sum(
+            len(evaluation["episodes"]) - len(of_one)
+            for evaluation, of_one in zip(row.evaluations, row.episodes, strict=True)
+        ),
+        "starts_left_out": sum(len(of_one) - len(shared) for of_one in row.episodes),
+        "network_calls_per_observation": first["network_calls_per_observation"],
+        "network_calls_per_action": first["network_calls_per_action"],
         "timings": {
-            "observation_ms": {key: latency["observation_ms"][key] for key in ("p50", "p95")},
-            "action_ms_p50": latency["action_ms"]["p50"],
-            "first_observation_ms": latency["first_observation_ms"],
+            "observation_ms": observation_ms,
+            "action_ms_p50": action_ms["p50"],
+            "first_observation_ms": _mean(
+                [evaluation["timings"]["latency"]["first_observation_ms"] for evaluation in row.evaluations]
+            ),
             "speed_ratio": {
-                "per_observation": reference_latency["observation_ms"]["p50"] / latency["observation_ms"]["p50"],
-                "per_action": reference_latency["action_ms"]["p50"] / latency["action_ms"]["p50"],
+                "per_observation": _latency(reference, "observation_ms")["p50"] / observation_ms["p50"],
+                "per_action": _latency(reference, "action_ms")["p50"] / action_ms["p50"],
             },
         },
     }
 
 
-def _rate(successes: Sequence[bool], confidence: float) -> Json:
-    k, n = sum(successes), len(successes)
+def _latency(row: _Row, what: str) -> dict[str, float]:
+    """p50 and p95, the mean over the evaluations of a row: networks of one shape."""
+    measured = [evaluation["timings"]["latency"][what] for evaluation in row.evaluations]
+    return {key: _mean([of_one[key] for of_one in measured]) for key in ("p50", "p95")}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _rate(k: int, n: int, confidence: float) -> Json:
     low, high = wilson_interval(k, n, confidence)
     return {"k": k, "n": n, "rate": k / n, "low": low, "high": high}
 
 
-def _pairs(
-    labels: Sequence[str], episodes: Sequence[dict[int, Json]], shared: Sequence[int], confidence: float
-) -> list[Json]:
-    outcomes = [[of_one[start]["success_ever"] for start in shared] for of_one in episodes]
-    pairs = []
-    for label, outcome in zip(labels[1:], outcomes[1:], strict=True):
-        counts = Counter(zip(outcome, outcomes[0], strict=True))
-        only_this, only_reference = counts[True, False], counts[False, True]
-        low, high = paired_difference_interval(
-            counts[True, True], only_this, only_reference, counts[False, False], confidence
-        )
-        n = len(shared)
-        pairs.append(
-            {
-                "label": label,
-                "reference": labels[0],
-                "n": n,
-                "discordant": {"only_this": only_this, "only_reference": only_reference},
-                "mcnemar_p": exact_mcnemar(only_this, only_reference),
-                "difference": {"estimate": (only_this - only_reference) / n, "low": low, "high": high},
-                "smallest_detectable_difference": smallest_detectable_difference(
-                    n, confidence=confidence, power=POWER, counter_rate=min(only_this, only_reference) / n
-                ),
-            }
-        )
-    adjusted = holm_adjusted([pair["mcnemar_p"] for pair in pairs])
+def _pairs(rows: Sequence[_Row], shared: Sequence[int], confidence: float) -> list[Json]:
+    pairs = [_pair(row, rows[0], shared, confidence) for row in rows[1:]]
+    adjusted = holm_adjusted([pair["p"] for pair in pairs])
     for pair, p in zip(pairs, adjusted, strict=True):
-        pair["mcnemar_p_holm"] = p
+        pair["p_holm"] = p
         pair["sentence"] = _verdict(pair, confidence, len(pairs))
     return pairs
+
+
+def _pair(row: _Row, reference: _Row, shared: Sequence[int], confidence: float) -> Json:
+    """One method against the reference. Counts are starts: with several seeds, the mean over the pairs of seeds."""
+    seeds, reference_seeds = len(row.evaluations), len(reference.evaluations)
+    both = only_this = only_reference = neither = 0.0
+    differences = []  # of each start, in units of 1 / (seeds * reference_seeds)
+    for start in shared:
+        solved, reference_solved = row.solved(start, "ever"), reference.solved(start, "ever")
+        differences.append(solved * reference_seeds - reference_solved * seeds)
+        rate, reference_rate = solved / seeds, reference_solved / reference_seeds
+        both += rate * reference_rate
+        only_this += rate * (1 - reference_rate)
+        only_reference += (1 - rate) * reference_rate
+        neither += (1 - rate) * (1 - reference_rate)
+    low, high = paired_difference_interval(both, only_this, only_reference, neither, confidence)
+    n = len(shared)
+    return {
+        "label": row.label,
+        "reference": reference.label,
+        "n": n,
+        "test": "McNemar" if seeds == reference_seeds == 1 else "sign flips",
+        "discordant": {"only_this": only_this, "only_reference": only_reference},
+        "p": exact_sign_flip(differences),
+        "difference": {"estimate": (only_this - only_reference) / n, "low": low, "high": high},
+        "smallest_detectable_difference": smallest_detectable_difference(
+            n, confidence=confidence, power=POWER, counter_rate=min(only_this, only_reference) / n
+        ),
+    }
 
 
 def _verdict(pair: Json, confidence: float, tests: int) -> str:
     """What can and what cannot be said of a pair at its n."""
     difference, smallest = pair["difference"], pair["smallest_detectable_difference"]
-    p = f"McNemar p {_p_in_words(pair['mcnemar_p'])}"
+    p = f"{pair['test']} p {p_in_words(pair['p'])}"
     if tests > 1:
-        p += f" ({_p_in_words(pair['mcnemar_p_holm'])} after Holm's correction for {tests} tests)"
+        p += f" ({p_in_words(pair['p_holm'])} after Holm's correction for {tests} tests)"
     figures = (
         f"difference {difference['estimate']:+.3f}, {confidence:.0%} interval {difference['low']:+.3f} to "
         f"{difference['high']:+.3f}, {p}"
     )
-    if pair["mcnemar_p_holm"] <= 1 - confidence:
+    if pair["p_holm"] <= 1 - confidence:
         more = "more" if difference["estimate"] > 0 else "less"
         return (
             f"'{pair['label']}' succeeds {more} often than '{pair['reference']}' on {pair['n']} shared starts: "
@@ -265,13 +292,15 @@ def _verdict(pair: Json, confidence: float, tests: int) -> str:
     )
 
 
-def _warnings(evaluations: Sequence[Json], rows: Sequence[Json]) -> list[str]:
+def _warnings(rows: Sequence[_Row], described: Sequence[Json]) -> list[str]:
+    reference = rows[0].evaluations[0]
     warnings = []
-    for evaluation, row in zip(evaluations[1:], rows[1:], strict=True):
-        differing = _machine_differences(evaluation, evaluations[0])
-        if differing:
-            warnings.append(f"latency not comparable: '{row['label']}' against the reference: {', '.join(differing)}")
     for row in rows:
+        for evaluation in row.evaluations:
+            differing = _machine_differences(evaluation, reference)
+            if differing:
+                warnings.append(f"latency not comparable: '{row.label}' against the reference: {', '.join(differing)}")
+    for row in described:
         if row["errors"]:
             warnings.append(
                 f"'{row['label']}': {row['errors']} of its episodes could not be run; their starts are left out"
@@ -281,7 +310,7 @@ def _warnings(evaluations: Sequence[Json], rows: Sequence[Json]) -> list[str]:
                 f"'{row['label']}': {row['starts_left_out']} of its starts are left out, since not all evaluations "
                 "have them without an error"
             )
-    return warnings
+    return list(dict.fromkeys(warnings))
 
 
 def _machine_differences(evaluation: Json, reference: Json) -> list[str]:
@@ -294,42 +323,6 @@ def _machine_differences(evaluation: Json, reference: Json) -> list[str]:
     ]
 
 
-def _cells(result: Json) -> list[list[str]]:
-    p_values = {pair["label"]: _p_in_words(pair["mcnemar_p"]) for pair in result["pairs"]}
-    return [
-        [
-            row["label"],
-            "{k}/{n} [{low:.2f}, {high:.2f}]".format(**row["success"]["ever"]),
-            "{k}/{n}".format(**row["success"]["last"]),
-            f"{row['network_calls_per_observation']:.4g}",
-            _three_digits(row["timings"]["observation_ms"]["p50"]),
-            _three_digits(row["timings"]["observation_ms"]["p95"]),
-            _three_digits(row["timings"]["action_ms_p50"]),
-            _three_digits(row["timings"]["speed_ratio"]["per_action"]),
-            p_values.get(row["label"], "-"),
-        ]
-        for row in result["rows"]
-    ]
-
-
-def _title(result: Json) -> str:
-    return f"{result['task']}: success within {result['horizon']} steps, {len(result['shared_starts'])} shared starts"
-
-
-def _caption(result: Json) -> str:
-    return (
-        "Calls, p50 and p95 are per observation at batch 1; ms per action is the p50 per executed action; "
-        f"x faster (per action) and the exact McNemar p are against '{result['reference']}'."
-    )
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _p_in_words(p: float) -> str:
+def p_in_words(p: float) -> str:
+    """A probability as a table shows it."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

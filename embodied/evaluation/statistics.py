@@ -48,7 +48,30 @@ def exact_mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
-def paired_difference_interval(both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95) -> Interval:
+def exact_sign_flip(differences: Sequence[int]) -> float:
+    """Two-sided exact p that differences are as likely to one side as to the other, whatever their sizes.
+
+    The share of the 2^n ways to give each difference a sign whose sum lies at least as far from 0 as the sum found.
+    With differences of -1, 0 and 1 this is `exact_mcnemar`.
+
+    Args:
+        differences: one for each independent unit, for example of each start the successes of A minus those of B.
+    """
+    sizes = [abs(int(difference)) for difference in differences if difference != 0]
+    total = sum(sizes)
+    probability = np.ones(1)  # of each sum, from -total in steps of 1
+    for size in sizes:
+        flipped = np.zeros(len(probability) + 2 * size)
+        flipped[: len(probability)] += probability / 2
+        flipped[2 * size :] += probability / 2
+        probability = flipped
+    sums = np.arange(-total, total + 1)
+    return float(min(1.0, probability[np.abs(sums) >= abs(int(sum(differences)))].sum()))
+
+
+def paired_difference_interval(
+    both: float, only_a: float, only_b: float, neither: float, confidence: float = 0.95
+) -> Interval:
     """Score interval of A's success rate minus B's, from paired episodes.
 
     T. Tango, Statistics in Medicine 17 (1998) 891-908: the differences D whose score statistic
@@ -57,7 +80,8 @@ def paired_difference_interval(both: int, only_a: int, only_b: int, neither: int
 
     lies within the normal quantiles, with b = only_a, c = only_b and q(D) the maximum-likelihood estimate of
     P(only B) given D. At D = 0 it is McNemar's statistic. It also holds without discordant pairs, where it is
-    z^2 / (n + z^2) to both sides, and never leaves -1..1.
+    z^2 / (n + z^2) to both sides, and never leaves -1..1. Counts may be fractions, where each start's outcome is a
+    mean over seeds: the interval is then that of one seed, and wider than it need be.
 
     Raises:
         UserError: a negative count, no pairs, or a confidence outside (0, 1).
@@ -167,7 +191,7 @@ def _proportion_interval(successes: int, n: int, confidence: float, method: str)
     return low, high
 
 
-def _only_b_rate(only_a: int, only_b: int, n: int, difference: float) -> float:
+def _only_b_rate(only_a: float, only_b: float, n: float, difference: float) -> float:
     """Maximum-likelihood P(only B solves a start) when A's rate minus B's is `difference`."""
     a = 2 * n
     b = (2 * n - only_a + only_b) * difference - only_a - only_b
@@ -192,12 +216,12 @@ def _mcnemar_power(n: int, difference: float, counter_rate: float, needed: np.nd
     return float(binom.pmf(discordant, n, min(discordant_rate, 1.0)) @ rejects)
 
 
-def _check_n(n: int) -> None:
+def _check_n(n: float) -> None:
     if n < 1:
         raise UserError(expected="n of at least 1", found=f"n = {n}", remedy="evaluate at least one episode")
 
 
-def _check_counts(**counts: int) -> None:
+def _check_counts(**counts: float) -> None:
     for name, count in counts.items():
         if count < 0:
             raise UserError(
