@@ -142,7 +142,7 @@ def test_normalisation_makes_the_units_of_the_data_irrelevant(case):
         state = statistics(data.state_BTS.flatten(0, 1) * scale + shift)
         policy.fit_normalizers(state, statistics(action.flatten(0, 1) * scale + shift))
         moved = Batch(data.state_BTS * scale + shift, action * scale + shift, data.valid_BH)
-        return float(policy.loss(moved, torch.Generator().manual_seed(0)))
+        return float(policy.loss(moved, torch.Generator().manual_seed(0)).detach())
 
     assert outcome(1.0, 0.0) == pytest.approx(outcome(50.0, -3.0), rel=1e-4)
 

@@ -11,12 +11,12 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, multinomial
 
 from embodied.errors import UserError
+from embodied.evaluation.latency import latency_summary
 from embodied.evaluation.statistics import (
     clopper_pearson_interval,
     exact_mcnemar,
     exact_sign_flip,
     holm_adjusted,
-    latency_summary,
     paired_difference_interval,
     smallest_detectable_difference,
     wilson_interval,

@@ -29,14 +29,14 @@ embodied_run train policy=diffusion "${shared[@]}"
 diffusion=$run
 
 evaluations=()
-embodied_run eval "$diffusion" policy.sampler=ddpm policy.calls=100 recordings=1
+embodied_run eval "$diffusion" policy.sampler=ddpm policy.calls=100
 evaluations+=("$run")
 for calls in 16 4; do
-    embodied_run eval "$diffusion" policy.sampler=ddim policy.calls=$calls recordings=1
+    embodied_run eval "$diffusion" policy.sampler=ddim policy.calls=$calls
     evaluations+=("$run")
 done
 for k in 2 1; do
-    embodied_run eval "$sdp" policy.k=$k recordings=1
+    embodied_run eval "$sdp" policy.k=$k
     evaluations+=("$run")
 done
 embodied_run compare "${evaluations[@]}"

@@ -20,7 +20,6 @@ from embodied.evaluation.statistics import wilson_interval
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_policy
 from embodied.policies.seeded_noise import mixed_seed
-from embodied.replay.recording import write_recording
 from embodied.replay.rollout_file import SavedRollout, save_rollout
 from embodied.run_directory import RunDirectory
 from embodied.training.checkpoint import find_checkpoint
@@ -67,6 +66,8 @@ def make_policy(checkpoint: Path, settings: dict[str, Any]) -> DenoisingPolicy:
 
 def record_rollout(folder: Path, title: str, task: Any, rollout: Rollout) -> str:
     """Keep a rollout and its Rerun recording in the run directory; returns the recording's name within it."""
+    from embodied.replay.recording import write_recording  # seconds to import, which most worker processes save
+
     start = rollout.episode.seed
     rollouts, recordings = folder / "rollouts", folder / "recordings"
     rollouts.mkdir(exist_ok=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-from embodied.evaluation.statistics import latency_summary
+from embodied.errors import UserError
 from embodied.protocols import TimedPolicy
 from embodied.session import Session
 from embodied.types import Json, Observation
@@ -90,4 +90,27 @@ def measure_latency(policy: TimedPolicy, stream: list[Observation], observations
         "first_observation_ms": float(np.median(first_ms[1:])),
         "overhead_ratio": float(np.median(act_ms) / (calls * np.median(network_ms))),
         "threads": threads,
+    }
+
+
+def latency_summary(samples_ms: Sequence[float] | np.ndarray) -> dict[str, float | int]:
+    """p50, p95, p99 (interpolated linearly), mean, all in ms, and n.
+
+    Raises:
+        UserError: no samples, or one that is negative or not finite.
+    """
+    samples = np.asarray(samples_ms, dtype=np.float64).ravel()
+    if samples.size == 0 or not np.isfinite(samples).all() or samples.min() < 0:
+        raise UserError(
+            expected="at least one latency, each finite and not negative (ms)",
+            found="none" if samples.size == 0 else f"values from {samples.min()} to {samples.max()}",
+            remedy="time at least one observation with a monotonic clock",
+        )
+    p50, p95, p99 = np.percentile(samples, (50, 95, 99))
+    return {
+        "p50": float(p50),
+        "p95": float(p95),
+        "p99": float(p99),
+        "mean": float(samples.mean()),
+        "n": int(samples.size),
     }

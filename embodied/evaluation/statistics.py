@@ -2,6 +2,8 @@
 
 Of n starts that two policies A and B both ran, `both` were solved by both, `only_a` and `only_b` by one of
 them, `neither` by none. Confidences and probabilities lie in 0..1.
+
+SciPy, which takes seconds to import, is imported where it is called: most processes that import this file never do.
 """
 
 from __future__ import annotations
@@ -10,8 +12,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import root_scalar
-from scipy.stats import binom, binomtest, norm
 
 from embodied.errors import UserError
 
@@ -42,6 +42,8 @@ def exact_mcnemar(only_a: int, only_b: int) -> float:
     Raises:
         UserError: a negative count.
     """
+    from scipy.stats import binomtest
+
     _check_counts(only_a=only_a, only_b=only_b)
     if only_a + only_b == 0:
         return 1.0
@@ -86,6 +88,9 @@ def paired_difference_interval(
     Raises:
         UserError: a negative count, no pairs, or a confidence outside (0, 1).
     """
+    from scipy.optimize import root_scalar
+    from scipy.stats import norm
+
     _check_counts(both=both, only_a=only_a, only_b=only_b, neither=neither)
     _check_fraction("confidence", confidence)
     n = both + only_a + only_b + neither
@@ -121,6 +126,8 @@ def smallest_detectable_difference(
     Raises:
         UserError: n below 1, a confidence or power outside (0, 1), or a counter rate outside [0, 0.5].
     """
+    from scipy.optimize import root_scalar
+
     _check_n(n)
     _check_fraction("confidence", confidence)
     _check_fraction("power", power)
@@ -151,30 +158,9 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def latency_summary(samples_ms: Sequence[float] | np.ndarray) -> dict[str, float | int]:
-    """p50, p95, p99 (interpolated linearly), mean, all in ms, and n.
-
-    Raises:
-        UserError: no samples, or one that is negative or not finite.
-    """
-    samples = np.asarray(samples_ms, dtype=np.float64).ravel()
-    if samples.size == 0 or not np.isfinite(samples).all() or samples.min() < 0:
-        raise UserError(
-            expected="at least one latency, each finite and not negative (ms)",
-            found="none" if samples.size == 0 else f"values from {samples.min()} to {samples.max()}",
-            remedy="time at least one observation with a monotonic clock",
-        )
-    p50, p95, p99 = np.percentile(samples, (50, 95, 99))
-    return {
-        "p50": float(p50),
-        "p95": float(p95),
-        "p99": float(p99),
-        "mean": float(samples.mean()),
-        "n": int(samples.size),
-    }
-
-
 def _proportion_interval(successes: int, n: int, confidence: float, method: str) -> Interval:
+    from scipy.stats import binomtest
+
     _check_n(n)
     _check_counts(successes=successes)
     _check_fraction("confidence", confidence)
@@ -201,12 +187,16 @@ def _only_b_rate(only_a: float, only_b: float, n: float, difference: float) -> f
 
 def _wins_needed(n: int, alpha: float) -> np.ndarray:
     """The fewest wins among m = 0..n discordant pairs for a two-sided p <= alpha, [n + 1]; m + 1 if none suffices."""
+    from scipy.stats import binom
+
     discordant = np.arange(1, n + 1)
     return np.concatenate([[1], binom.isf(alpha / 2, discordant, 0.5).astype(int) + 1])
 
 
 def _mcnemar_power(n: int, difference: float, counter_rate: float, needed: np.ndarray) -> float:
     """Probability that the better policy wins `needed[m]` of the m discordant pairs, m being random too."""
+    from scipy.stats import binom
+
     discordant_rate = difference + 2 * counter_rate
     if discordant_rate == 0:
         return 0.0
