@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from embodied.errors import UserError
@@ -46,23 +46,28 @@ def lookup(kind: str, registry: dict[str, str], name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def make(kind: str, registry: dict[str, str], config: dict[str, Any]) -> Any:
+def make(kind: str, registry: dict[str, str], config: Mapping[str, Any], *given: Any, **supplied: Any) -> Any:
     """Build what `config["name"]` stands for, with the rest of `config` as keyword arguments.
 
+    Args:
+        given, supplied: further arguments, which are the program's to give and not the user's.
+
     Raises:
-        UserError: an unknown name, or arguments that it does not take.
+        UserError: an unknown name, or settings that it does not take.
     """
-    arguments = {key: value for key, value in config.items() if key != "name"}
+    settings = {key: value for key, value in config.items() if key != "name"}
     constructor = lookup(kind, registry, config["name"])
+    signature = inspect.signature(constructor)
     try:
-        inspect.signature(constructor).bind(**arguments)
+        signature.bind(*given, **settings, **supplied)
     except TypeError as error:
+        own = [name for name in list(signature.parameters)[len(given) :] if name not in supplied]
         raise UserError(
-            expected=f"settings that {kind} '{config['name']}' takes: {inspect.signature(constructor)}",
+            expected=f"settings that {kind} '{config['name']}' takes: {', '.join(own)}",
             found=str(error),
             remedy=f"compare with conf/{kind}/",
         ) from error
-    return constructor(**arguments)
+    return constructor(*given, **settings, **supplied)
 
 
 def make_task(config: dict[str, Any]) -> Any:

@@ -53,6 +53,25 @@ class ActionSpec:
     def size(self) -> int:
         return len(self.elements)
 
+    def clipped(self, action: np.ndarray) -> np.ndarray:
+        """An action, [A], as float64 within the bounds.
+
+        Raises:
+            UserError: it has another shape, or is not finite.
+        """
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != (self.size,):
+            raise UserError(
+                expected=f"an action of {self.size} values ({', '.join(self.elements)})",
+                found=f"shape {list(action.shape)}",
+                remedy="send actions as the task's spec defines them",
+            )
+        if not np.isfinite(action).all():
+            raise UserError(
+                expected="finite action values", found=str(action.tolist()), remedy="check what computed the action"
+            )
+        return np.clip(action, self.low, self.high)
+
 
 @dataclass(frozen=True)
 class TaskSpec:

@@ -5,6 +5,7 @@ B batch, To history, H horizon, A action, S all state vectors side by side, C co
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embodied.catalog import NETWORKS, lookup, nearest
+from embodied.catalog import NETWORKS, make, nearest
 from embodied.errors import UserError
 from embodied.normalize import LimitsNormalizer
 from embodied.policies.batch import Batch
@@ -21,7 +22,7 @@ from embodied.policies.seeded_noise import normal_like
 from embodied.types import ActionChunk, Observation, Preview, Statistics, TaskSpec
 
 
-class DenoisingPolicy(nn.Module):
+class DenoisingPolicy(nn.Module, ABC):
     """Weights and mathematics; a session's state comes in and goes out of `step`."""
 
     run_time_settings: ClassVar[tuple[str, ...]] = ()
@@ -75,11 +76,8 @@ class DenoisingPolicy(nn.Module):
         self.clip = clip
         self.state_normalizer = LimitsNormalizer(spec.state_size)
         self.action_normalizer = LimitsNormalizer(spec.action.size)
-        settings = dict(network)
-        network_class = lookup("network", NETWORKS, settings.pop("name"))
-        self.network = network_class(
-            action_size=spec.action.size, context_size=history * spec.state_size, horizon=horizon, **settings
-        )
+        sizes = {"action_size": spec.action.size, "context_size": history * spec.state_size, "horizon": horizon}
+        self.network = make("network", NETWORKS, network, **sizes)
         self.path = NoisePath(levels)
 
     def fit_normalizers(self, state: Statistics, action: Statistics) -> None:
@@ -91,8 +89,9 @@ class DenoisingPolicy(nn.Module):
         """The loss, so that wrappers for data-parallel training see it."""
         return self.loss(batch, generator)
 
+    @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        raise TypeError(f"{type(self).__name__} defines no loss")
+        """What training minimises, a scalar; all of its randomness is the generator's."""
 
     def noise_error(self, batch: Batch, level_BH: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error of the predicted noise where the batch is valid (DDPM, arXiv 2006.11239, eq. 14)."""

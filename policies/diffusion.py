@@ -38,12 +38,26 @@ class DiffusionPolicy(DenoisingPolicy):
         spec: TaskSpec,
         network: Mapping[str, Any],
         *,
+        history: int,
+        horizon: int,
+        action_steps: int,
+        past: int,
+        levels: int,
+        clip: bool,
         sampler: Literal["ddim", "ddpm"],
         calls: int,
-        **shared: Any,
     ) -> None:
-        """`sampler` and `calls` may be changed later by `configure`; `shared` as in `DenoisingPolicy`."""
-        super().__init__(spec, network, **shared)
+        """`sampler` and `calls` may be changed later by `configure`; the rest is as in `DenoisingPolicy`."""
+        super().__init__(
+            spec,
+            network,
+            history=history,
+            horizon=horizon,
+            action_steps=action_steps,
+            past=past,
+            levels=levels,
+            clip=clip,
+        )
         self.sampler = sampler
         self.calls = calls
         self.prepare()

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from embodied.catalog import POLICIES, lookup
+from embodied.catalog import POLICIES, make
 from embodied.errors import UserError
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.types import Json, TaskSpec
@@ -57,16 +57,7 @@ def build_policy(spec: TaskSpec, policy: Json, network: Json) -> DenoisingPolicy
     Raises:
         UserError: an unknown name, or a setting that the policy or network does not have or cannot take.
     """
-    policy_class = lookup("policy", POLICIES, policy["name"])
-    settings = {key: value for key, value in policy.items() if key != "name"}
-    try:
-        return policy_class(spec, network, **settings)
-    except TypeError as error:
-        raise UserError(
-            expected=f"settings that policy '{policy['name']}' and network '{network.get('name')}' know",
-            found=str(error),
-            remedy=f"compare with conf/policy/{policy['name']}.yaml and conf/network/",
-        ) from error
+    return make("policy", POLICIES, policy, spec, network)
 
 
 def save_policy(folder: Path, policy: DenoisingPolicy, description: PolicyDescription) -> None:

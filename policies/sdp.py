@@ -90,11 +90,16 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         spec: TaskSpec,
         network: Mapping[str, Any],
         *,
+        history: int,
+        horizon: int,
+        action_steps: int,
+        past: int,
+        levels: int,
+        clip: bool,
         k: int,
         initialization: Literal["zero", "denoise"],
         initial_calls: int,
         chunkwise: float,
-        **shared: Any,
     ) -> None:
         """
         Args:
@@ -104,9 +109,18 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             initial_calls: network calls of that pass.
             chunkwise: share of training samples on the ladder; the rest has one level for all positions, which is
                 what `denoise` needs.
-            shared: as in `DenoisingPolicy`.
+            the rest: as in `DenoisingPolicy`.
         """
-        super().__init__(spec, network, **shared)
+        super().__init__(
+            spec,
+            network,
+            history=history,
+            horizon=horizon,
+            action_steps=action_steps,
+            past=past,
+            levels=levels,
+            clip=clip,
+        )
         if not 0.0 <= chunkwise <= 1.0:
             raise UserError(expected="policy.chunkwise between 0 and 1", found=str(chunkwise), remedy="change it")
         self.ladder = Ladder(self.horizon, self.action_steps, self.past, self.path.levels)

@@ -133,7 +133,7 @@ class RobosuiteTask(ABC):
         Raises:
             UserError: the action has another shape, or is not finite; no reset yet; the horizon is passed.
         """
-        command = self._command(action)
+        command = self.spec.action.clipped(action)
         if self._steps is None or self._steps >= self.spec.horizon:
             raise UserError(
                 expected="reset before the first step and after the horizon",
@@ -197,21 +197,6 @@ class RobosuiteTask(ABC):
                     expected="every camera once in task.cameras", found=f"'{camera}' twice", remedy="name it once"
                 )
         return tuple(cameras)
-
-    def _command(self, action: np.ndarray) -> np.ndarray:
-        action = np.asarray(action, dtype=np.float64)
-        spec = self.spec.action
-        if action.shape != (spec.size,):
-            raise UserError(
-                expected=f"an action of {spec.size} values ({', '.join(spec.elements)})",
-                found=f"shape {list(action.shape)}",
-                remedy=f"send actions as {self.name} defines them",
-            )
-        if not np.isfinite(action).all():
-            raise UserError(
-                expected="finite action values", found=str(action.tolist()), remedy="check what computed the action"
-            )
-        return np.clip(action, spec.low, spec.high)
 
     def _settle_poses(self) -> None:
         # robosuite's last physics step leaves the poses one substep behind the joint positions.

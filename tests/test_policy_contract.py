@@ -178,9 +178,9 @@ def test_wrong_observations_are_refused_with_their_names(policy):
 
 def test_unknown_settings_and_cameras_are_refused(case):
     policy, network = case
-    with pytest.raises(UserError, match="settings that policy .* know.*found .*horizont"):
+    with pytest.raises(UserError, match="settings that policy .* takes: .*horizon.*found .*horizont"):
         build_policy(toy_spec(), {**policy, "horizont": 3}, network)
-    with pytest.raises(UserError, match="settings that policy .* know.*found .*depthh"):
+    with pytest.raises(UserError, match="settings that network .* takes: .*found .*depthh"):
         build_policy(toy_spec(), policy, {**network, "depthh": 3})
     with pytest.raises(UserError, match="the name of a network; found 'transfomer'; did you mean 'transformer'"):
         build_policy(toy_spec(), policy, {"name": "transfomer"})
