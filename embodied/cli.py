@@ -5,6 +5,7 @@ Heavy imports (Hydra included) wait until they are needed, so that help and comp
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -281,11 +282,26 @@ class _Jobs:
     def report(self, error: Exception) -> None:
         """Print an error and set the exit status."""
         sys.stdout.flush()
+        error = error if isinstance(error, UserError) else _disk_full(error) or error
         if isinstance(error, UserError):
             self.status = self.status or _report(error)
         else:
             traceback.print_exception(error)
             self.status = 1
+
+
+def _disk_full(error: Exception) -> UserError | None:
+    """What to say where a library or a worker process found no space; code of ours that can say more has said it."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    is_full = isinstance(error, OSError) and error.errno in full
+    # safetensors tells only in words.
+    if not is_full and not any(os.strerror(number) in str(error) for number in full):
+        return None
+    return UserError(
+        expected="room on the disk for what this command writes",
+        found=" ".join(str(error).split()),
+        remedy="free some space, then give the same command again: it keeps what it had and goes on from there",
+    )
 
 
 def _hand_to_hydra(name: str, words: list[str], task: Callable[[DictConfig], Any]) -> None:

@@ -35,12 +35,14 @@ _embodied() {
 compdef _embodied embodied
 """,
     "fish": r"""# embodied --install-completion fish | source
-function __embodied
+function __embodied_knows
     set -lx COMP_LINE (commandline -cp)
     set -lx COMP_POINT (string length -- "$COMP_LINE")
-    embodied -sc query=fish 2>/dev/null
+    set -g __embodied_candidates (embodied -sc query=fish 2>/dev/null | string match --invert '')
+    test (count $__embodied_candidates) -gt 0
 end
-complete -c embodied -a '(__embodied)'
+# Files only where Hydra knows no word, such as the path of a run.
+complete -c embodied -f -n __embodied_knows -a '$__embodied_candidates'
 """,
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 
 from embodied import cli, completion
 from embodied.configuration import check, is_override, quote
@@ -284,6 +287,25 @@ def test_an_unexpected_error_keeps_its_traceback(fake, capsys):
     assert "RuntimeError: a bug" in error
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "outputs/train/x"),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "outputs/train/x"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line_that_says_what_to_do(fake, capsys, error):
+    def result(config):
+        raise error
+
+    fake.module.result = result
+    assert run_main("train") == cli.USAGE_ERROR
+    line = one_line(capsys)
+    assert "expected room on the disk" in line and "free some space, then give the same command again" in line
+    assert "No space left on device" in line or "quota exceeded" in line
+
+
 def test_ctrl_c_tells_how_to_resume(fake, capsys):
     def result(config):
         raise KeyboardInterrupt
@@ -330,17 +352,34 @@ def test_completion_looks_only_at_the_line_before_the_cursor(capsys, monkeypatch
     assert capsys.readouterr().out == "train \n"
 
 
-def test_bash_completes_behind_the_equals_sign(tmp_path):
+@pytest.fixture
+def shell_environment(tmp_path) -> dict[str, str]:
+    """In which the shell finds the command, and nothing else of interest in the present folder."""
     (tmp_path / "embodied").write_text(f"#!{sys.executable}\nfrom embodied.cli import main\nmain()\n")
     (tmp_path / "embodied").chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+
+
+def test_bash_completes_behind_the_equals_sign(shell_environment):
     session = completion.script("bash") + (
         "try() { COMP_LINE=$1; COMP_POINT=${#1}; COMP_WORDS=(embodied); _embodied; "
         "printf '<%s>' \"${COMPREPLY[@]}\"; }\n"
         "try 'embodied tr'; try 'embodied train policy=s'\n"
     )
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", session], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", session], env=shell_environment, capture_output=True, text=True, check=True)
     assert done.stdout == "<train ><sdp>"
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="the fish shell is not installed (apt-get install fish)")
+def test_fish_completes_words_and_leaves_paths_to_the_shell(shell_environment, tmp_path):
+    (tmp_path / "outputs").mkdir()
+    session = completion.script("fish") + "\n".join(
+        f'complete -C "embodied {line}"' for line in ("tr", "train policy=", "eval outp")
+    )
+    done = subprocess.run(
+        ["fish", "-c", session], env=shell_environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["train ", "policy=diffusion", "policy=sdp", "outputs/"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -48,7 +48,8 @@ def _train(directory: RunDirectory) -> Path:
     )
     task, policy, network = _plain(config.task), _plain(config.policy), _plain(config.network)
     spec = collect_command.task_spec(task)
-    build_policy(spec, policy, network)  # settings that do not fit must fail before minutes of collection
+    # Settings that do not fit must fail before minutes of collection.
+    run_time_settings = build_policy(spec, policy, network).run_time_settings
     store = _store(directory)
     _check_store(store, spec, config.data.allow_partial)
     job = TrainingJob(
@@ -64,7 +65,9 @@ def _train(directory: RunDirectory) -> Path:
         allow_partial=config.data.allow_partial,
         provenance={
             "config_hash": directory.config_hash,
-            "method_hash": config_hash(config, (*VOLATILE, "seed")),
+            "method_hash": config_hash(
+                config, (*VOLATILE, "seed", "eval", *(f"policy.{name}" for name in run_time_settings))
+            ),
             "store": str(store),
             "init": config.init,
             "code_version": embodied.__version__,
