@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -161,6 +163,16 @@ def test_a_process_that_wrote_a_recording_ends_at_once(tmp_path):
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert time.time() - float(finished.stdout) < 5
     assert "RerunWarning" not in finished.stderr and RecordingReader(tmp_path / "r.rrd").chunks
+
+
+def test_a_full_disk_leaves_no_half_recording(tmp_path, monkeypatch):
+    def fail(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_recording(tmp_path / "r.rrd", make_saved_rollout(), "t")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_action_plots_are_grouped_by_unit():

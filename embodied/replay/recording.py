@@ -81,19 +81,22 @@ def write_demonstration(
 
 @contextmanager
 def _recording(path: str | Path, title: str, blueprint: rrb.Blueprint) -> Iterator[rr.RecordingStream]:
-    """A stream into `path`, flushed and closed at the end, so that the process may exit at once."""
+    """A stream that becomes the file `path` at the end, whole or not at all.
+
+    It is kept in memory until then: Rerun's own file sink never returns once the disk is full.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     recording = rr.RecordingStream(APPLICATION)
+    stream = recording.binary_stream()
     try:
-        recording.save(partial, default_blueprint=blueprint)
+        recording.send_blueprint(blueprint, make_active=True, make_default=True)
         recording.set_log_time_enabled(False)  # the wall clock says nothing here, and would be one more timeline
         recording.set_log_tick_enabled(False)
         recording.send_recording_name(title)
         yield recording
-        recording.flush()
-        recording.disconnect()
+        partial.write_bytes(stream.read() or b"")
         os.replace(partial, path)
     finally:
         recording.disconnect()
