@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from typing import Any
 
 from embodied.errors import UserError
@@ -15,6 +16,10 @@ TASKS = {
 }
 EXPERTS = {
     "robosuite/lift": "embodied.sim.lift:LiftExpert",
+}
+# By task family: the environment as its own users run it, to measure ours against.
+BARE_ENVIRONMENTS = {
+    "robosuite": "embodied.sim.robosuite_bare:BareRobosuite",
 }
 POLICIES = {
     "diffusion": "embodied.policies.diffusion:DiffusionPolicy",
@@ -89,3 +94,17 @@ def make_expert(task: Any) -> Any:
             remedy="name a store with data.store=..., or another task",
         )
     return lookup("expert", EXPERTS, name)(task)
+
+
+def task_config(name: str) -> dict[str, Any]:
+    """The settings of a task as conf/task has them.
+
+    Raises:
+        UserError: an unknown task.
+    """
+    if name not in TASKS:
+        raise UserError(expected="the name of a task", found=f"'{name}'", remedy=nearest(name, TASKS))
+    from omegaconf import OmegaConf
+
+    text = (resources.files("embodied.conf") / "task" / f"{name}.yaml").read_text(encoding="utf-8")
+    return OmegaConf.to_container(OmegaConf.create(text))  # type: ignore[return-value]

@@ -40,7 +40,8 @@ def _work(item: Any) -> Any:
 
 
 @contextmanager
-def _one_thread_a_process() -> Iterator[None]:
+def one_thread_a_process() -> Iterator[None]:
+    """Processes started inside use one thread each."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
@@ -67,7 +68,7 @@ class ProcessPool[Item, Result]:
         if workers is not None and workers < 1:
             raise UserError(expected="workers of at least 1", found=str(workers), remedy="set workers=1 or more")
         self.workers = workers or len(os.sched_getaffinity(0))
-        self._threads = _one_thread_a_process()
+        self._threads = one_thread_a_process()
         self._make_worker = make_worker
 
     def __enter__(self) -> ProcessPool[Item, Result]:

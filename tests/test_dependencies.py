@@ -24,7 +24,7 @@ ROWS = (
     ("configuration", "completion"),
     ("commands",),
     ("run_directory",),
-    ("training", "evaluation", "serving", "replay", "collection"),
+    ("training", "evaluation", "serving", "replay", "collection", "benchmarks"),
     ("policies", "sim", "datasets"),
     (
         *("normalize", "chunk_executor", "session", "wire", "client"),
@@ -43,6 +43,7 @@ FORBIDDEN = {
     ("serving", "sim"),
     ("replay", "sim"),
     ("collection", "sim"),
+    ("benchmarks", "sim"),
     ("evaluation", "policies"),
 }
 SIMULATORS = {"mujoco", "robosuite", "gymnasium", "metaworld", "gym_pusht", "gymnasium_robotics"}
