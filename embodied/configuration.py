@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 import embodied
 from embodied.catalog import nearest
 from embodied.errors import UserError
+from embodied.value_types import check_kinds
 
 CONFIG_MODULE = "embodied.conf"
 
@@ -108,6 +109,7 @@ def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> DictCo
         config = compose(command, overrides=overrides)
         # Missing values are reported later, by name; here only interpolations are of interest.
         OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        _check_kinds(command, overrides, config, loader)
         return config
     except OverrideParseException as error:
         raise _syntax_error(error) from error
@@ -115,6 +117,24 @@ def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> DictCo
         raise _unknown_option(error, overrides, loader) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _explain(error, command, overrides) from error
+
+
+def _check_kinds(command: str, overrides: list[str], config: DictConfig, loader: ConfigLoader) -> None:
+    """Values must be of their defaults' kind, which the chosen options of groups decide."""
+    parsed = list(zip(overrides, _parse(overrides, loader), strict=True))
+    choices = [word for word, override in parsed if _is_choice(override, loader)]
+    keys = [
+        override.key_or_group
+        for _, override in parsed
+        if not _is_choice(override, loader) and not override.is_delete() and not override.is_add()
+    ]
+    if keys:
+        check_kinds(compose(command, overrides=choices), config, [key for key in keys if not key.startswith("hydra")])
+
+
+def _is_choice(override: Any, loader: ConfigLoader) -> bool:
+    """Whether an override chooses an option of a group, or says where Hydra looks for them."""
+    return override.key_or_group.startswith("hydra") or bool(loader.get_group_options(override.key_or_group))
 
 
 def _syntax_error(error: OverrideParseException) -> UserError:

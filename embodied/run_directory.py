@@ -27,7 +27,7 @@ from embodied import __version__
 from embodied.catalog import nearest
 from embodied.console import say
 from embodied.errors import UserError
-from embodied.summaries import Json, describe_machine, read_summary, validate_summary
+from embodied.summaries import Json, describe_machine, has_schema, read_summary, validate_summary
 from embodied.summaries import without_timings as without_timings  # offered here too, beside what writes summaries
 
 # Keys that say where and how a run is done, not what: they change no result.
@@ -233,7 +233,7 @@ def _command_of(path: Path) -> str | None:
     if _is_finished(path):
         return read_summary(path / SUMMARY).get("command")
     parent = path.resolve().parent.name
-    return parent if parent in ("collect", "train", "eval", "compare", "replay", "doctor") else None
+    return parent if has_schema(parent) else None
 
 
 def _resume(command: str, config: DictConfig, volatile: Sequence[str]) -> RunDirectory:

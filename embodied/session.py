@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+
+import numpy as np
 
 from embodied.errors import UserError
 from embodied.protocols import Policy
@@ -27,6 +30,7 @@ class Session:
         """Forget everything; the same seed and observations then give the same actions."""
         self._history = deque(maxlen=self._policy.history)
         self._state = self._policy.initial_state(seed)
+        self._acted_s: float | None = None
 
     def observe(self, observation: Observation) -> None:
         """Remember the observation of one control step. One that is already the newest (same time) replaces it.
@@ -35,6 +39,10 @@ class Session:
             UserError: `reset` was never called, time ran backwards, or a control step was left out.
         """
         history = self._started_history()
+        if not math.isfinite(observation.time_s):
+            raise UserError(
+                expected="observations with a time", found=f"time_s = {observation.time_s}", remedy="set time_s, in s"
+            )
         if history:
             period_s = self._policy.spec.dt_s
             gap_s = observation.time_s - history[-1].time_s
@@ -62,10 +70,19 @@ class Session:
             executed: how many actions of the last chunk ran; None means all of them.
 
         Raises:
-            UserError: `executed` is not between 0 and the chunk's length, or as in `observe`.
+            UserError: `executed` is not a whole number from 0 to the chunk's length, the time is that of the last
+                call, or as in `observe`.
         """
+        steps = self._checked(executed)
         self.observe(observation)
-        chunks, states = self._policy.step([self._padded_history()], [self._state], [self._checked(executed)])
+        if self._acted_s is not None and observation.time_s - self._acted_s < LATEST_SHARE * self._policy.spec.dt_s:
+            raise UserError(
+                expected="an observation later than the one acted on before",
+                found=f"time_s = {observation.time_s:.3f} again",
+                remedy="set time_s of every observation, in s since the episode began; reset() between episodes",
+            )
+        self._acted_s = observation.time_s
+        chunks, states = self._policy.step([self._padded_history()], [self._state], [steps])
         self._state = states[0]
         return chunks[0]
 
@@ -73,9 +90,9 @@ class Session:
         action_steps = self._policy.action_steps
         if executed is None:
             return action_steps
-        if not 0 <= executed <= action_steps:
+        if not isinstance(executed, (int, np.integer)) or not 0 <= executed <= action_steps:
             raise UserError(
-                expected=f"executed between 0 and {action_steps}, the actions of a chunk",
+                expected=f"executed a whole number between 0 and {action_steps}, the actions of a chunk",
                 found=str(executed),
                 remedy="say how many actions of the last chunk the robot executed",
             )

@@ -56,6 +56,13 @@ def schema(command: str) -> Json:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def has_schema(command: str) -> bool:
+    """Whether this is the name of a command that writes summaries."""
+    return (
+        f"{command}.schema.json" != _BASE and (resources.files("embodied.schemas") / f"{command}.schema.json").is_file()
+    )
+
+
 def validate_summary(command: str, summary: Json) -> None:
     """Check a summary against what all summaries hold and against its command's schema.
 

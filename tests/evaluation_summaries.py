@@ -54,6 +54,7 @@ def evaluation(outcomes: str, *, setting: str = "sdp k=2", p50: float = 2.0, act
         "policy": "sdp",
         "network": "transformer",
         "setting": setting,
+        "run_time_settings": {"k": 2, "initialization": "denoise"},
         "checkpoint": {"run": "outputs/train/lift-sdp-0-abc", "step": 1500, "config_hash": "def456", **METHOD},
         "parameters": 1200000,
         "horizon": 100,

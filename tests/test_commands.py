@@ -96,6 +96,32 @@ def test_an_interrupted_training_is_resumed_by_the_same_command(run, trained, ro
     shutil.rmtree(copy)
 
 
+def test_evaluations_that_differ_in_any_setting_are_runs_of_their_own(run, trained):
+    folder, _ = trained
+    short = [word.removeprefix("eval.") for word in SHORT if "task" not in word]
+    as_trained = Path(summary(folder / "summary.json")["evaluation"]["path"]).name
+    default, _ = run("eval", folder, *short, "policy.k=2")
+    zero, _ = run("eval", folder, *short, "policy.initialization=zero")
+    assert Path(default).parent.name == as_trained and Path(zero).parent.name != as_trained
+    assert summary(zero)["run_time_settings"] == {"k": 2, "initialization": "zero", "initial_calls": 8}
+    assert summary(zero)["first_observation_calls"] == 2
+
+
+def test_a_resumed_evaluation_is_of_the_checkpoint_that_it_began_with(run, trained, root):
+    folder, _ = trained
+    begun = (folder / summary(folder / "summary.json")["evaluation"]["path"]).resolve()
+    copy = root / "eval" / "copy"
+    shutil.copytree(begun, copy)
+    (copy / "summary.json").unlink()
+    last, _ = run("eval", folder, f"resume={copy}", "policy.k=1")
+    assert without_timings(summary(last)) == without_timings(summary(begun / "summary.json"))
+    (copy / "summary.json").unlink()
+    (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("k: 2", "k: 1"))
+    _, text = run("eval", folder, f"resume={copy}", ok=False)
+    assert "the weights and settings that" in text and "began with; found others in" in text
+    shutil.rmtree(copy)
+
+
 def test_compare_pairs_the_settings_of_one_policy(run, trained):
     folder, _ = trained
     one, _ = run("eval", folder, "policy.k=1", *[word.removeprefix("eval.") for word in SHORT if "task" not in word])
@@ -167,6 +193,28 @@ class TestMistakes:
         assert "policy.k between 1 and floor(N / h) = 25; found 99" in refused(
             "train", "policy.k=99", "collect.episodes=3"
         )
+        assert sorted(root.glob("collect/*")) == before
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["seed=-1"], "a seed of at least 0; found -1"),
+            (["eval.episodes=0"], "episodes of at least 1; found 0"),
+            (["eval.latency_observations=0"], "latency_observations of at least 1"),
+            (["collect.noise=3"], "0 <= noise <= noise_bound"),
+            (["training.validation_share=1.5"], "training.validation_share from 0 to below 1"),
+            (["training.loggers=[wandb]"], "the package 'wandb'"),
+            (["init=nothing"], "a checkpoint in nothing"),
+            (["policy.k=two"], "a whole number for policy.k; found policy.k=two"),
+            (["training.steps=1.5"], "a whole number for training.steps"),
+            (["eval.episodes=true"], "a whole number for eval.episodes"),
+            (["workers=two"], "a whole number for workers"),
+            (["training.betas=1"], "a list for training.betas"),
+        ],
+    )
+    def test_wrong_values_fail_at_once(self, refused, root, words, message):
+        before = sorted(root.glob("collect/*"))
+        assert message in refused("train", *words, "collect.episodes=3")
         assert sorted(root.glob("collect/*")) == before
 
     def test_a_camera_without_opengl(self, refused, monkeypatch):

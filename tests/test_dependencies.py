@@ -22,6 +22,7 @@ FOLDERS = {
 ROWS = (
     ("cli",),
     ("configuration", "completion"),
+    ("value_types",),
     ("commands",),
     ("run_directory",),
     ("training", "evaluation", "serving", "replay", "collection", "benchmarks"),

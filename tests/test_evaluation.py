@@ -119,6 +119,12 @@ def test_failures_are_recorded_first(tmp_path):
     assert (tmp_path / f"{recorded[0]}.txt").exists()
 
 
+def test_without_recordings_nothing_is_recorded_and_a_rollout_still_comes(tmp_path):
+    rows, rollout = evaluate(plan(tmp_path, recordings=0), tmp_path, 1, silent)
+    assert not any(row["recording"] for row in rows) and [path.name for path in tmp_path.iterdir()] == [RESULTS]
+    assert rollout.episode.seed in range(6)
+
+
 def test_a_killed_evaluation_goes_on_and_ends_the_same(tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     whole.mkdir()
@@ -168,6 +174,11 @@ def test_latency_counts_every_network_call(settings, k):
     episodes = -(-50 // 9)
     first = policy.first_observation_calls
     assert len(calls) == 10 * first + episodes * (first + 9 * (k + 1))
+
+
+def test_latency_needs_a_second_chunk():
+    with pytest.raises(UserError, match="a horizon above the 4 actions of a chunk.*found an episode of 4 steps"):
+        measure_latency(toy_policy(SDP), toy_stream(0, 4), observations=5)
 
 
 def test_the_expert_of_the_toy_succeeds():

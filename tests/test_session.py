@@ -78,12 +78,24 @@ def test_jitter_below_half_a_control_period_is_forgiven():
         session.observe(at(t))
 
 
-@pytest.mark.parametrize("executed", [-1, 5])
+@pytest.mark.parametrize("executed", [-1, 5, 2.5])
 def test_executed_must_lie_within_the_chunk(executed):
     session = Session(Recorder())
     session.reset(0)
-    with pytest.raises(UserError, match=f"executed between 0 and 4.*found {executed}"):
+    with pytest.raises(UserError, match=f"executed a whole number between 0 and 4.*found {executed}"):
         session.act(at(0.0), executed=executed)
+
+
+def test_observations_need_times_that_go_on():
+    session = Session(Recorder())
+    session.reset(0)
+    session.act(at(0.0))
+    with pytest.raises(UserError, match="later than the one acted on before; found time_s = 0.000 again; set time_s"):
+        session.act(at(0.0))
+    with pytest.raises(UserError, match="found time_s = nan"):
+        session.observe(at(float("nan")))
+    session.reset(1)
+    session.act(at(0.0))
 
 
 def chunk(values):

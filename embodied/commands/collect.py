@@ -35,6 +35,15 @@ def open_run(config: DictConfig) -> RunDirectory:
     return RunDirectory.open("collect", stem, config)
 
 
+def settings(config: DictConfig) -> CollectionSettings:
+    """Of the keys of conf/collection.
+
+    Raises:
+        UserError: values that do not fit.
+    """
+    return CollectionSettings(**{name: config[name] for name in SETTINGS})
+
+
 def store_path(directory: RunDirectory) -> Path:
     return Path(directory.config.store or directory.path / STORE)
 
@@ -50,7 +59,7 @@ def task_spec(task_config: dict[str, Any]) -> TaskSpec:
 
 def _collect(directory: RunDirectory) -> Path:
     config = directory.config
-    settings = CollectionSettings(**{name: config[name] for name in SETTINGS})
+    chosen = settings(config)
     task_config: dict[str, Any] = OmegaConf.to_container(config.task, resolve=True)  # type: ignore[assignment]
     spec = task_spec(task_config)
     path = store_path(directory)
@@ -58,20 +67,20 @@ def _collect(directory: RunDirectory) -> Path:
     store = EpisodeStore.create(
         path,
         spec,
-        expected_episodes=settings.episodes,
-        provenance={"task": task_config, "collection": vars(settings), "code_version": embodied.__version__},
-        expected_bytes=expected_bytes(spec, settings.episodes),
+        expected_episodes=chosen.episodes,
+        provenance={"task": task_config, "collection": vars(chosen), "code_version": embodied.__version__},
+        expected_bytes=expected_bytes(spec, chosen.episodes),
     )
     with store:
         if len(store) and not store.is_complete:
-            say(f"{path} holds {len(store)} of {settings.episodes} episodes: going on from there")
-        with Progress("collect", settings.episodes, "episodes", done=len(store)) as progress:
+            say(f"{path} holds {len(store)} of {chosen.episodes} episodes: going on from there")
+        with Progress("collect", chosen.episodes, "episodes", done=len(store)) as progress:
 
             def report(store: EpisodeStore) -> None:
                 attempts = len(store) + len(store.dropped)
                 progress.advance(len(store) - progress.done, success=len(store) / attempts)
 
-            collect(store, task_config, settings, config.workers, report)
+            collect(store, task_config, chosen, config.workers, report)
         summary = directory.write_summary(_summary(store, time.perf_counter() - begun_s))
     say(f"{len(store)} demonstrations, {store.total_steps} steps, in {path}")
     return summary

@@ -9,40 +9,76 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from embodied.catalog import make_task
 from embodied.console import Progress, say
 from embodied.errors import UserError
 from embodied.evaluation.latency import measure_latency
-from embodied.evaluation.runner import EvaluationPlan, evaluate
+from embodied.evaluation.runner import RESULTS, EvaluationPlan, ResultFile, evaluate
 from embodied.evaluation.statistics import wilson_interval
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_policy
 from embodied.policies.seeded_noise import mixed_seed
 from embodied.replay.rollout_file import SavedRollout, save_rollout
-from embodied.run_directory import RunDirectory
+from embodied.run_directory import RunDirectory, find_run
 from embodied.training.checkpoint import find_checkpoint
 from embodied.types import Json, Observation, Rollout
 
 
 def run(config: DictConfig) -> Path:
+    """Evaluate the checkpoint that `config.run` names (conf/eval.yaml).
+
+    Raises:
+        UserError: no such checkpoint, settings that it cannot run with, or a run to resume that was of another one.
+    """
+    config = _as_it_began(config)
+    check(config)
     checkpoint = _resolve(config)
     settings = {name: value for name, value in config.policy.items() if value is not None}
     policy, description = load_policy(checkpoint)
     policy.configure(**settings)
     # The weights' hash makes the run's name: the same checkpoint under another path is the same evaluation, and a
-    # retrained one is not.
+    # retrained one is not. So do the settings that hold, whether they were given or are the checkpoint's own.
     weights = hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
+    run_time = {name: getattr(policy, name) for name in policy.run_time_settings}
     with open_dict(config):
-        config.update({"weights": weights, "setting": policy.label})
+        config.update({"weights": weights, "setting": policy.label, "run_time": run_time})
     stem = f"{description.spec.task}-{description.network['name']}-{policy.label}"
     directory = RunDirectory.open("eval", stem, config, volatile=["run", "policy"])
     with directory.lock():
         if directory.is_finished:
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
             return directory.path / "summary.json"
+        if directory.config.weights != weights or dict(directory.config.run_time) != run_time:
+            raise UserError(
+                expected=f"the weights and settings that {directory.path} began with",
+                found=f"others in {checkpoint}",
+                remedy="name the checkpoint that it began with, or evaluate this one without resume=",
+            )
         return _evaluate(directory, checkpoint, settings, policy, description)
+
+
+def _as_it_began(config: DictConfig) -> DictConfig:
+    """Of a resumed evaluation the checkpoint and the policy's settings are those that it began with."""
+    if config.resume is None:
+        return config
+    began = find_run(str(config.resume), commands=["eval"], run_root=config.run_root) / "config.yaml"
+    saved = OmegaConf.load(began)
+    return OmegaConf.merge(config, {"run": saved.run, "policy": saved.policy})  # type: ignore[return-value]
+
+
+def check(config: DictConfig) -> None:
+    """Check numbers (conf/evaluation) before anything takes time.
+
+    Raises:
+        UserError: a number below what makes sense.
+    """
+    for name, least in (("episodes", 1), ("recordings", 0), ("latency_observations", 1), ("first_start", 0)):
+        if config[name] < least:
+            raise UserError(
+                expected=f"{name} of at least {least}", found=str(config[name]), remedy=f"set {name}={least} or more"
+            )
 
 
 def _resolve(config: DictConfig) -> Path:
@@ -86,8 +122,6 @@ def _evaluate(
     description: PolicyDescription,
 ) -> Path:
     config = directory.config
-    if config.episodes < 1:
-        raise UserError(expected="episodes of at least 1", found=str(config.episodes), remedy="raise it")
     plan = EvaluationPlan(
         make_task=functools.partial(make_task, description.task),
         make_policy=functools.partial(make_policy, checkpoint, settings),
@@ -97,10 +131,12 @@ def _evaluate(
         recordings=config.recordings,
     )
     begun_s = time.perf_counter()
-    with Progress(f"eval {policy.label}", config.episodes, "episodes") as progress:
+    done = len(ResultFile(directory.path / RESULTS).read())
+    with Progress(f"eval {policy.label}", config.episodes, "episodes", done=done) as progress:
 
         def report(rows: list[Json]) -> None:
-            progress.advance(len(rows) - progress.done, success=float(np.mean([row["success_ever"] for row in rows])))
+            ran = [row["success_ever"] for row in rows if row["error"] is None]
+            progress.advance(len(rows) - progress.done, **({"success": float(np.mean(ran))} if ran else {}))
 
         rows, rollout = evaluate(plan, directory.path, config.workers, report)
     timings = {
@@ -157,6 +193,7 @@ def _facts(policy: DenoisingPolicy, description: PolicyDescription, checkpoint: 
         "policy": description.policy["name"],
         "network": description.network["name"],
         "setting": policy.label,
+        "run_time_settings": {name: getattr(policy, name) for name in policy.run_time_settings},
         "checkpoint": {
             "run": str(checkpoint),
             "step": description.step,

@@ -17,10 +17,11 @@ from embodied.commands import eval as eval_command
 from embodied.console import Progress, say
 from embodied.datasets.episode_store import EpisodeStore, check_specs, require_complete
 from embodied.errors import UserError
-from embodied.policies.policy_file import build_policy
+from embodied.policies.policy_file import build_policy, read_description
 from embodied.run_directory import VOLATILE, RunDirectory, config_hash
 from embodied.training.checkpoint import find_checkpoint
 from embodied.training.job import TrainingJob, run_on_processes
+from embodied.training.loggers import check_loggers
 from embodied.training.loop import TrainingSettings
 from embodied.types import TaskSpec
 
@@ -48,8 +49,9 @@ def _train(directory: RunDirectory) -> Path:
     )
     task, policy, network = _plain(config.task), _plain(config.policy), _plain(config.network)
     spec = collect_command.task_spec(task)
-    # Settings that do not fit must fail before minutes of collection.
+    # Settings that do not fit must fail before minutes of collection and training.
     run_time_settings = build_policy(spec, policy, network).run_time_settings
+    _check_settings(config, settings)
     store = _store(directory)
     _check_store(store, spec, config.data.allow_partial)
     job = TrainingJob(
@@ -94,6 +96,23 @@ def _train(directory: RunDirectory) -> Path:
             "timings": {"train_s": train_s},
         }
     )
+
+
+def _check_settings(config: DictConfig, settings: TrainingSettings) -> None:
+    """What would otherwise be found out minutes later.
+
+    Raises:
+        UserError: a seed below 0, or settings of the collection, the evaluation, the loggers or the start that do not
+            fit.
+    """
+    if config.seed < 0:
+        raise UserError(expected="a seed of at least 0", found=str(config.seed), remedy="set seed=0 or more")
+    if config.data.store is None:
+        collect_command.settings(config.collect)
+    eval_command.check(config.eval)
+    check_loggers(settings.loggers)
+    if config.init is not None:
+        read_description(find_checkpoint(Path(str(config.init))))
 
 
 def _shown(news: dict[str, float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ An evaluation is the content of its `summary.json` (schemas/eval.schema.json).
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from embodied.types import Json
 
 POWER = 0.8  # of the smallest detectable difference
 # What evaluations of one method have in common, besides what the checkpoint says.
-METHOD = ("policy", "network", "setting", "first_observation_calls", "action_steps")
+METHOD = ("policy", "network", "setting", "run_time_settings", "action_steps")
 NO_SPEED = ("memory_bytes",)  # of a machine's description: says nothing about latency
 
 
@@ -106,11 +107,11 @@ def _check_comparable(evaluations: Sequence[Json]) -> None:
 
 def _methods(evaluations: Sequence[Json], pool_seeds: bool) -> list[tuple[Json, ...]]:
     """Evaluations by method, in order of first appearance; a method with a seed twice is not pooled."""
-    groups: dict[tuple, list[Json]] = {}
+    groups: dict[str, list[Json]] = {}
     for index, evaluation in enumerate(evaluations):
         checkpoint = evaluation["checkpoint"]
-        identity = (*(evaluation[key] for key in METHOD), checkpoint["method_hash"], checkpoint["step"])
-        groups.setdefault(identity if pool_seeds else (index,), []).append(evaluation)
+        identity = json.dumps([*(evaluation[key] for key in METHOD), checkpoint["method_hash"], checkpoint["step"]])
+        groups.setdefault(identity if pool_seeds else str(index), []).append(evaluation)
     methods = []
     for group in groups.values():
         seeds = {evaluation["checkpoint"]["seed"] for evaluation in group}

@@ -55,7 +55,17 @@ def measure_latency(policy: TimedPolicy, stream: list[Observation], observations
         Summaries in ms: `observation_ms` (the whole act), `encode_ms`, `denoise_ms` (the rest of it), `action_ms` (per
         executed action), `network_call_ms`, `first_observation_ms`, and `overhead_ratio`: the whole act over the
         network calls it makes.
+
+    Raises:
+        UserError: a stream that is over before a second chunk is asked for.
     """
+    if len(stream) <= policy.action_steps:
+        raise UserError(
+            expected=f"a horizon above the {policy.action_steps} actions of a chunk, to time an observation after the "
+            "first",
+            found=f"an episode of {len(stream)} steps",
+            remedy="raise task.horizon or lower policy.action_steps",
+        )
     device = policy.device
     session = Session(policy)
     with _quiet(threads):

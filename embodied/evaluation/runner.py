@@ -33,7 +33,8 @@ class EvaluationPlan:
 @dataclass(frozen=True)
 class _Work:
     start: int
-    record: bool
+    record: bool = False
+    hand_over: bool = False  # the rollout too, and not only its result
 
 
 class _EpisodeWorker:
@@ -46,7 +47,7 @@ class _EpisodeWorker:
         check_policy_fits(self._policy, self._task)
 
     def __call__(self, work: _Work) -> tuple[Json, Rollout | None]:
-        """The result row, and the rollout where it is recorded."""
+        """The result row, and the rollout where it is asked for."""
         policy_seed = self._plan.policy_seed(work.start)
         try:
             rollout = run_episode(self._task, self._policy, work.start, policy_seed)
@@ -55,9 +56,9 @@ class _EpisodeWorker:
         except Exception as error:  # the simulator broke: an error of the infrastructure, not a failure of the policy
             return _error_row(work.start, policy_seed, error), None
         row = _row(rollout, policy_seed)
-        if not work.record:
-            return row, None
-        return row | {"recording": self._plan.record(self._task, rollout)}, rollout
+        if work.record:
+            row |= {"recording": self._plan.record(self._task, rollout)}
+        return row, rollout if work.hand_over else None
 
 
 def _row(rollout: Rollout, policy_seed: int) -> Json:
@@ -126,14 +127,15 @@ def evaluate(
     results = ResultFile(folder / RESULTS)
     rows = results.read()
     with ProcessPool(functools.partial(_EpisodeWorker, plan), workers) as pool:
-        missing = [_Work(start, record=False) for start in plan.starts if start not in rows]
+        missing = [_Work(start) for start in plan.starts if start not in rows]
         for work, (row, _) in pool.map(missing):
             results.append(row)
             rows[work.start] = row
             report(list(rows.values()))
         chosen = starts_to_record([rows[start] for start in plan.starts], max(1, plan.recordings))
+        keep = plan.recordings > 0  # without recordings one rollout is still run again, for its observations
         rollouts = []
-        for work, (row, rollout) in pool.map(_Work(start, record=True) for start in chosen):
+        for work, (row, rollout) in pool.map(_Work(start, record=keep, hand_over=True) for start in chosen):
             if rollout is not None:
                 rows[work.start] = row
                 rollouts.append(rollout)

@@ -70,6 +70,12 @@ class TrainingSettings:
                 raise UserError(
                     expected=f"training.{name} of at least 1", found=str(getattr(self, name)), remedy="raise it"
                 )
+        if not 0 <= self.validation_share < 1:
+            raise UserError(
+                expected="training.validation_share from 0 to below 1",
+                found=str(self.validation_share),
+                remedy="choose 0.05, for example",
+            )
         if self.batch_size % self.processes:
             raise UserError(
                 expected="training.batch_size divisible by training.processes",
