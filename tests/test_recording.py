@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -193,7 +194,7 @@ def test_action_plots_are_grouped_by_unit():
     assert layout.action_groups(spec) == [[(0, 0), (1, 1), (2, 2), (3, 6)], [(0, 3), (1, 4), (2, 5)]]
 
 
-@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("xvfb-run") is None, reason="xvfb is not installed (apt-get install xvfb xauth)")
 def test_a_picture_of_the_recording_can_be_taken(recorded, tmp_path):
     picture = tmp_path / "p.png"
     finished = subprocess.run(

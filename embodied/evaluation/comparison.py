@@ -184,9 +184,7 @@ def _describe(row: _Row, shared: Sequence[int], reference: _Row, confidence: flo
         "parameters": first["parameters"],
         "action_steps": first["action_steps"],
         "success": {
-            mode: _rate(
-                sum(row.solved(start, mode) for start in shared), len(shared) * len(row.evaluations), confidence
-            )
+            mode: _rate(sum(row.solved(start, mode) for start in shared), len(shared), len(row.evaluations), confidence)
             for mode in ("ever", "last")
         },
         "successes_by_seed": [sum(of_one[start]["success_ever"] for start in shared) for of_one in row.episodes],
@@ -221,8 +219,11 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _rate(k: int, n: int, confidence: float) -> Json:
-    low, high = wilson_interval(k, n, confidence)
+def _rate(k: int, starts: int, seeds: int, confidence: float) -> Json:
+    """Successes of all episodes. The interval is over starts, whose episodes are alike whatever the seed: that of one
+    seed, and wider than it need be."""
+    low, high = wilson_interval(k / seeds, starts, confidence)
+    n = starts * seeds
     return {"k": k, "n": n, "rate": k / n, "low": low, "high": high}
 
 

@@ -82,8 +82,9 @@ def _caption(result: Json) -> str:
             for row in pooled
         )
         caption += (
-            " Where seeds of the training are pooled, success counts the episodes of all, its interval is for these "
-            "seeds and not for further ones, latency is the mean over them, and p is of sign flips over starts. "
+            " Where seeds of the training are pooled, success counts the episodes of all, its interval is over starts, "
+            "for these seeds and not for further ones, latency is the mean over them, and p is of sign flips over "
+            "starts. "
             f"Successes of {len(result['shared_starts'])}: {by_seed}."
         )
     return caption

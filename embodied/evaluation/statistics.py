@@ -18,13 +18,21 @@ from embodied.errors import UserError
 Interval = tuple[float, float]
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a success rate.
+def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a success rate. Successes may be a fraction, where each is a mean over seeds.
 
     Raises:
         UserError: n below 1, successes outside 0..n, or a confidence outside (0, 1).
     """
-    return _proportion_interval(successes, n, confidence, "wilson")
+    _check_proportion(successes, n, confidence)
+    from scipy.stats import norm
+
+    z = float(norm.isf((1 - confidence) / 2))
+    rate = successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    # Rounding can leave the end at the edge a hair beside it.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
 def clopper_pearson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
@@ -33,7 +41,11 @@ def clopper_pearson_interval(successes: int, n: int, confidence: float = 0.95) -
     Raises:
         UserError: n below 1, successes outside 0..n, or a confidence outside (0, 1).
     """
-    return _proportion_interval(successes, n, confidence, "exact")
+    _check_proportion(successes, n, confidence)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def exact_mcnemar(only_a: int, only_b: int) -> float:
@@ -158,9 +170,7 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _proportion_interval(successes: int, n: int, confidence: float, method: str) -> Interval:
-    from scipy.stats import binomtest
-
+def _check_proportion(successes: float, n: int, confidence: float) -> None:
     _check_n(n)
     _check_counts(successes=successes)
     _check_fraction("confidence", confidence)
@@ -170,11 +180,6 @@ def _proportion_interval(successes: int, n: int, confidence: float, method: str)
             found=f"{successes}",
             remedy="count each episode once",
         )
-    interval = binomtest(successes, n).proportion_ci(confidence, method=method)
-    # Rounding can leave the end at the edge a hair beside it.
-    low = 0.0 if successes == 0 else float(interval.low)
-    high = 1.0 if successes == n else float(interval.high)
-    return low, high
 
 
 def _only_b_rate(only_a: float, only_b: float, n: float, difference: float) -> float:
