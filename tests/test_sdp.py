@@ -272,3 +272,32 @@ def test_a_refused_run_time_setting_changes_nothing():
     assert policy.k == 2 and policy.label == "sdp k=2"
     with pytest.raises(UserError, match="a run-time setting of StreamingDiffusionPolicy; found policy.calls"):
         policy.configure(calls=4)
+
+
+@pytest.mark.parametrize(("horizon", "action_steps"), [(16, 4), (20, 6), (10, 3)])
+def test_the_network_is_trained_at_exactly_the_levels_that_it_is_asked_about(horizon, action_steps):
+    """Seen from outside: the levels that reach the network, while acting with every k and while training."""
+    settings = {"horizon": horizon, "action_steps": action_steps, "initialization": "zero", "chunkwise": 1.0}
+    policy = toy_policy(SDP, **settings)
+    seen = set()
+
+    def note(module, inputs):
+        seen.update(tuple(row) for row in (inputs[1] * policy.path.levels).round().int().tolist())
+
+    policy.network.register_forward_pre_hook(note)
+    for k in range(1, policy.ladder.most_calls + 1):
+        policy.configure(k=k)
+        session = Session(policy)
+        session.reset(0)
+        for t, observation in enumerate(toy_stream(0, 3 * action_steps)):
+            session.observe(observation)
+            if t % action_steps == 0:
+                session.act(observation)
+    acting, training = frozenset(seen), seen
+    training.clear()
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, policy.spec.state_size), (horizon, policy.spec.action.size)
+    draw = [torch.zeros(400, *shape) for shape in shapes]
+    for _ in range(40):
+        policy.loss(Batch(*draw, torch.ones(400, horizon, dtype=torch.bool)), generator)
+    assert training == acting
