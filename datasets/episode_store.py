@@ -178,7 +178,7 @@ class EpisodeStore:
         return tuple(self._layouts)
 
     def commit(self, episode: Episode) -> EpisodeRow:
-        """Add a whole episode; on return it is on the disk, and on any error the store is as it was.
+        """Add a whole episode; on return it is on the disk, and on any error or Ctrl-C the store is as it was.
 
         Raises:
             UserError: the episode does not fit the spec or is not finite, its seed was attempted before, the disk is
@@ -209,7 +209,7 @@ class EpisodeStore:
                 for key, layout in layouts.items():
                     self._arrays.write(layout, row.start, arrays[key])
                 self._manifest.append(row)
-        except Exception:
+        except BaseException:
             self._trim(layouts)
             raise
         return row
@@ -329,6 +329,12 @@ class EpisodeStore:
 
     def _trim(self, layouts: dict[str, ArrayLayout]) -> None:
         """Cut off what is not committed. Whatever cannot be cut is beyond the manifest and ignored."""
+        try:
+            # First, and on the disk: no array may become shorter than the manifest there says.
+            self._manifest.cut()
+        except OSError as error:
+            log.warning("%s: what follows the last episode is left: %s", self.path, error)
+            return
         for layout in layouts.values():
             try:
                 self._arrays.cut(layout, self.total_steps)
