@@ -1,5 +1,6 @@
 """Collection: content that depends on seeds alone, bounded noise, dropped failures, resumption."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -69,6 +70,19 @@ def test_a_demonstration_goes_on_after_success():
     episode = collect_episode(task, ReachExpert(task), 0, toy_settings(steps_after_success=5, noise=0.0))
     assert episode.first_success is not None and episode.length == episode.first_success + 5
     assert episode.instruction == "reach the goal"
+
+
+def test_a_demonstration_ends_where_the_task_ends_it():
+    class TerminatingTask(ReachTask):
+        """Ends after 7 steps; to step on from there is an error."""
+
+        def step(self, action):
+            assert self.t < 7
+            return dataclasses.replace(super().step(action), terminated=self.t == 7)
+
+    task = TerminatingTask()
+    episode = collect_episode(task, ReachExpert(task), 0, toy_settings(noise=0.0))
+    assert episode.length == 7 and not episode.success_ever
 
 
 def test_interrupted_and_resumed_collection_equals_an_uninterrupted_one(tmp_path, toy_catalog):
