@@ -128,7 +128,7 @@ class Manifest:
         return UserError(
             expected=f"a readable manifest at {self.path}",
             found=found,
-            remedy="copy the store again from where it came, or collect a new one with `embodied collect`",
+            remedy="copy the store again from where it came, or remove it and run `embodied collect`",
         )
 
 

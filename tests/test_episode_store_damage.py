@@ -140,6 +140,30 @@ def test_create_refuses_a_store_of_another_spec_or_plan(store_class, make_store)
     store_class.open(folder, writable=True).close()  # the refusals let go of the lock
 
 
+@pytest.mark.parametrize("expected", [1, 2], ids=["complete", "begun"])
+def test_create_refuses_a_store_of_another_provenance(store_class, store_path, expected):
+    def create(version="1", first_start=0, **task):
+        collection = {"noise": 0.1, "first_start": first_start}
+        provenance = {"task": {"name": "lift", "size": (1, 2), **task}, "collection": collection}
+        return store_class.create(
+            store_path, SPEC, expected_episodes=expected, provenance={**provenance, "code_version": version}
+        )
+
+    with create() as store:
+        store.commit(make_episode(0))
+    before = snapshot(store_path)
+    with pytest.raises(UserError) as error:
+        create(first_start=100, cube="small")
+    assert str(error.value) == (
+        f"expected a store made with these settings at {store_path}; found differences, the store's value first: "
+        "collection.first_start: 0 against 100; task.cube: (absent) against small; "
+        "ask for the store's settings to go on with it, or name another folder"
+    )
+    assert snapshot(store_path) == before
+    with create(version="2") as store:
+        assert [row.seed for row in store.rows] == [0]
+
+
 def test_create_takes_an_empty_folder(store_class, store_path):
     store_path.mkdir()
     with store_class.create(store_path, SPEC, expected_episodes=1, provenance={}) as store:
