@@ -34,7 +34,7 @@ from embodied.datasets.store_folder import COLLECT_REMEDY, create_folder, read_a
 from embodied.datasets.streaming_statistics import StreamingStatistics
 from embodied.datasets.time_arrays import COPY_REMEDY, TimeArrays
 from embodied.errors import UserError
-from embodied.types import Episode, Json, Statistics, TaskSpec
+from embodied.types import Episode, Json, Statistics, TaskSpec, json_differences
 
 LOCK_NAME = "writer.lock"
 
@@ -70,15 +70,16 @@ class EpisodeStore:
 
         Args:
             expected_episodes: kept episodes of the finished store.
-            provenance: what made the data; JSON values.
+            provenance: what made the data; JSON values. To go on with a store, all but `code_version` must agree.
             expected_bytes: size of the finished store, to check the disk's free space before anything is made.
 
         Raises:
-            UserError: something else is at `path`, or a store of another spec or plan; no disk space.
+            UserError: something else is at `path`, or a store of another spec, plan or provenance; no disk space.
         """
         path = Path(path)
+        provenance = json.loads(encode_json(provenance, f"the provenance of the store {path}"))
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            return cls._continue(path, spec, expected_episodes)
+            return cls._continue(path, spec, expected_episodes, provenance)
         if expected_bytes is not None:
             require_free_space(path, expected_bytes)
         attributes = {
@@ -86,13 +87,12 @@ class EpisodeStore:
             "expected_episodes": expected_episodes,
             "provenance": provenance,
         }
-        encode_json(provenance, f"the provenance of the store {path}")
         with disk_full_as_user_error(path):
             create_folder(path, attributes)
         return cls.open(path, writable=True)
 
     @classmethod
-    def _continue(cls, path: Path, spec: TaskSpec, expected_episodes: int) -> EpisodeStore:
+    def _continue(cls, path: Path, spec: TaskSpec, expected_episodes: int, provenance: Json) -> EpisodeStore:
         store = cls.open(path, writable=True)
         try:
             check_specs(store, spec)
@@ -101,6 +101,13 @@ class EpisodeStore:
                     expected=f"a store planned for {expected_episodes} episodes at {path}",
                     found=f"one planned for {store.expected_episodes}",
                     remedy="ask for that number to go on with it, or name another folder",
+                )
+            differences = json_differences(*(_without_version(data) for data in (store.provenance, provenance)))
+            if differences:
+                raise UserError(
+                    expected=f"a store made with these settings at {path}",
+                    found="differences, the store's value first: " + "; ".join(differences),
+                    remedy="ask for the store's settings to go on with it, or name another folder",
                 )
         except UserError:
             store.close()
@@ -178,7 +185,7 @@ class EpisodeStore:
         return tuple(self._layouts)
 
     def commit(self, episode: Episode) -> EpisodeRow:
-        """Add a whole episode; on return it is on the disk, and on any error the store is as it was.
+        """Add a whole episode; on return it is on the disk, and on any error or Ctrl-C the store is as it was.
 
         Raises:
             UserError: the episode does not fit the spec or is not finite, its seed was attempted before, the disk is
@@ -209,7 +216,7 @@ class EpisodeStore:
                 for key, layout in layouts.items():
                     self._arrays.write(layout, row.start, arrays[key])
                 self._manifest.append(row)
-        except Exception:
+        except BaseException:
             self._trim(layouts)
             raise
         return row
@@ -329,6 +336,12 @@ class EpisodeStore:
 
     def _trim(self, layouts: dict[str, ArrayLayout]) -> None:
         """Cut off what is not committed. Whatever cannot be cut is beyond the manifest and ignored."""
+        try:
+            # First, and on the disk: no array may become shorter than the manifest there says.
+            self._manifest.cut()
+        except OSError as error:
+            log.warning("%s: what follows the last episode is left: %s", self.path, error)
+            return
         for layout in layouts.values():
             try:
                 self._arrays.cut(layout, self.total_steps)
@@ -348,6 +361,11 @@ class EpisodeStore:
                 found=f"seed {seed} again",
                 remedy="skip the seeds in `attempted_seeds`",
             )
+
+
+def _without_version(provenance: Json) -> Json:
+    """A newer program may go on with a store."""
+    return {key: value for key, value in provenance.items() if key != "code_version"}
 
 
 def check_specs(store: EpisodeStore, spec: TaskSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,22 +78,37 @@ class Manifest:
         return self.episodes[-1].end if self.episodes else 0
 
     def append(self, row: EpisodeRow | DroppedRow) -> None:
-        """Add a row and have it on the disk on return; if that fails, the file stays as it was."""
+        """Add a row and have it on the disk on return; if that fails or is interrupted, all stays as it was."""
         line = encode_row(row)
+        rows: list[Any] = self.episodes if isinstance(row, EpisodeRow) else self.dropped
+        count, valid_bytes = len(rows), self._valid_bytes
         # Unbuffered: a buffer that the disk had no room for would be written again when the file is closed.
-        with self.path.open("r+b", buffering=0) as file:
-            try:
-                file.truncate(self._valid_bytes)
-                file.seek(self._valid_bytes)
+        try:
+            with self.path.open("r+b", buffering=0) as file:
+                file.truncate(valid_bytes)
+                file.seek(valid_bytes)
                 if file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
-            except OSError:
-                file.truncate(self._valid_bytes)
-                raise
-        self._valid_bytes += len(line)
-        self.torn = False
-        (self.episodes if isinstance(row, EpisodeRow) else self.dropped).append(row)
+            rows.append(row)
+            self._valid_bytes = valid_bytes + len(line)
+            self.torn = False
+        except BaseException:  # Ctrl-C too: a line on the disk that memory does not know would outlive its rows
+            del rows[count:]
+            self._valid_bytes = valid_bytes
+            with suppress(OSError):  # the cause matters more; the line goes with the next `append` or `cut`
+                self.cut()
+            raise
+
+    def cut(self) -> None:
+        """Take off the disk whatever follows the rows in memory.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with self.path.open("r+b", buffering=0) as file:
+            file.truncate(self._valid_bytes)
+            os.fsync(file.fileno())
 
     def _read(self) -> bytes:
         try:
@@ -112,7 +128,7 @@ class Manifest:
         return UserError(
             expected=f"a readable manifest at {self.path}",
             found=found,
-            remedy="copy the store again from where it came, or collect a new one with `embodied collect`",
+            remedy="copy the store again from where it came, or remove it and run `embodied collect`",
         )
 
 

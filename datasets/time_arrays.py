@@ -17,7 +17,7 @@ from embodied.errors import UserError
 ARRAY_CONFIG = {"write_empty_chunks": True, "read_missing_chunks": False}
 # The synchronous pipeline takes a third off the time of a commit; it is chosen when an array is made or opened.
 FAST_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"}
-COPY_REMEDY = "copy the store again from where it came, or collect a new one with `embodied collect`"
+COPY_REMEDY = "copy the store again from where it came, or remove it and run `embodied collect`"
 
 
 class TimeArrays:

@@ -60,7 +60,7 @@ def collect_episode(task: Task, expert: Expert, start_id: int, settings: Collect
     """One demonstration from an addressed start.
 
     The expert labels every state that its noisy execution reaches, so the labels show how to recover. The episode ends
-    `steps_after_success` steps after its first success, or at the horizon.
+    `steps_after_success` steps after its first success, or at the horizon, or where the task ends it.
     """
     spec = task.spec
     noise = bounded_noise(spec.action, settings, start_id, spec.horizon)
@@ -77,7 +77,8 @@ def collect_episode(task: Task, expert: Expert, start_id: int, settings: Collect
         observation = step.observation
         if first_success is None and step.info["success"]:
             first_success = t
-        if first_success is not None and t - first_success >= settings.steps_after_success:
+        held = first_success is not None and t - first_success >= settings.steps_after_success
+        if held or step.terminated:
             break
     provenance = {"expert": type(expert).__name__, "noise": settings.noise, "noise_seed": settings.seed}
     return recorder.episode(start_id, {**provenance, "code_version": embodied.__version__})

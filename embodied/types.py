@@ -136,12 +136,17 @@ class TaskSpec:
 
     def differences(self, other: TaskSpec) -> list[str]:
         """Each difference in words, `self` first; empty if the two agree."""
-        found = []
-        mine, theirs = _leaves(self.to_json()), _leaves(other.to_json())
-        for key in mine | theirs:
-            if mine.get(key) != theirs.get(key):
-                found.append(f"{key}: {mine.get(key, '(absent)')} against {theirs.get(key, '(absent)')}")
-        return found
+        return json_differences(self.to_json(), other.to_json())
+
+
+def json_differences(one: Json, other: Json) -> list[str]:
+    """Each difference in words, with its dotted path, `one` first; empty if the two agree."""
+    mine, theirs = _leaves(one), _leaves(other)
+    return [
+        f"{key}: {mine.get(key, '(absent)')} against {theirs.get(key, '(absent)')}"
+        for key in mine | theirs
+        if mine.get(key) != theirs.get(key)
+    ]
 
 
 def _leaves(data: Json) -> dict[str, Any]:

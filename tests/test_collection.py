@@ -1,16 +1,23 @@
 """Collection: content that depends on seeds alone, bounded noise, dropped failures, resumption."""
 
+import dataclasses
 import functools
+import json
+import shutil
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from toy_specs import ReachExpert, ReachTask, toy_settings
 
 from embodied import catalog, collection
 from embodied.collection import bounded_noise, collect, collect_episode
+from embodied.commands import collect as collect_command
+from embodied.commands import train as train_command
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
 from embodied.process_pool import ProcessPool
+from embodied.run_directory import RunDirectory, without_timings
 
 
 @pytest.fixture
@@ -69,6 +76,19 @@ def test_a_demonstration_goes_on_after_success():
     episode = collect_episode(task, ReachExpert(task), 0, toy_settings(steps_after_success=5, noise=0.0))
     assert episode.first_success is not None and episode.length == episode.first_success + 5
     assert episode.instruction == "reach the goal"
+
+
+def test_a_demonstration_ends_where_the_task_ends_it():
+    class TerminatingTask(ReachTask):
+        """Ends after 7 steps; to step on from there is an error."""
+
+        def step(self, action):
+            assert self.t < 7
+            return dataclasses.replace(super().step(action), terminated=self.t == 7)
+
+    task = TerminatingTask()
+    episode = collect_episode(task, ReachExpert(task), 0, toy_settings(noise=0.0))
+    assert episode.length == 7 and not episode.success_ever
 
 
 def test_interrupted_and_resumed_collection_equals_an_uninterrupted_one(tmp_path, toy_catalog):
@@ -160,3 +180,54 @@ def test_a_process_that_dies_is_reported():
 def test_a_pool_needs_a_worker():
     with pytest.raises(UserError, match="workers of at least 1; found 0"):
         ProcessPool(make_square, 0)
+
+
+class TestCommand:
+    """`embodied collect`, and `train` that calls it: a collection is finished only with its store."""
+
+    @pytest.fixture
+    def config(self, tmp_path, toy_catalog):
+        where = {"run_root": str(tmp_path), "name": None, "force": False, "resume": None, "workers": 1, "store": None}
+        return OmegaConf.create({**where, "task": {"name": "toy/reach"}, **vars(toy_settings(episodes=2))})
+
+    def test_a_finished_collection_is_found_again(self, config, capsys):
+        summary = collect_command.run(config)
+        before = summary.read_bytes()
+        assert collect_command.run(config) == summary and summary.read_bytes() == before
+        assert "is finished already" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("damage", ["deleted", "begun again"])
+    def test_without_its_store_it_is_collected_again(self, config, capsys, damage):
+        summary = collect_command.run(config)
+        before = without_timings(json.loads(summary.read_text()))
+        store = summary.parent / "demonstrations.zarr"
+        if damage == "deleted":
+            shutil.rmtree(store)
+        else:
+            manifest = store / "manifest.jsonl"
+            manifest.write_text(manifest.read_text().splitlines(keepends=True)[0])
+        capsys.readouterr()
+        assert collect_command.run(config) == summary
+        assert f"{store} is not whole any more: collecting again" in capsys.readouterr().out
+        assert EpisodeStore.open(store).is_complete
+        assert without_timings(json.loads(summary.read_text())) == before
+
+    def test_train_collects_again_too(self, config, tmp_path, capsys):
+        keys = ("run_root", "workers", "task")
+        collection = {name: config[name] for name in vars(toy_settings())}
+        values = {**{key: config[key] for key in keys}, "data": {"store": None}, "collect": collection}
+        directory = RunDirectory(tmp_path, "train", OmegaConf.create(values))
+        store = train_command._store(directory)
+        shutil.rmtree(store)
+        assert train_command._store(directory) == store and EpisodeStore.open(store).is_complete
+        capsys.readouterr()
+        train_command._store(directory)
+        assert capsys.readouterr().out == ""
+
+    def test_a_named_store_of_other_settings_is_refused(self, config, tmp_path):
+        config.store = str(tmp_path / "named.zarr")
+        collect_command.run(config)
+        with pytest.raises(
+            UserError, match=r"collection.first_start: 0 against 50; collection.noise: 0.2 against 0.1;"
+        ):
+            collect_command.run(OmegaConf.merge(config, {"noise": 0.1, "first_start": 50}))

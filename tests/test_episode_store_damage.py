@@ -20,6 +20,7 @@ from made_episodes import SPEC, assert_same_episode, make_episode, snapshot
 from embodied.datasets import durable_files
 from embodied.datasets.episode_store import check_specs, require_complete
 from embodied.datasets.manifest import Manifest
+from embodied.datasets.time_arrays import TimeArrays
 from embodied.errors import UserError
 
 # Opening and making.
@@ -137,6 +138,30 @@ def test_create_refuses_a_store_of_another_spec_or_plan(store_class, make_store)
     with pytest.raises(UserError, match=r"planned for 3 episodes at .*; found one planned for 2"):
         store_class.create(folder, SPEC, expected_episodes=3, provenance={})
     store_class.open(folder, writable=True).close()  # the refusals let go of the lock
+
+
+@pytest.mark.parametrize("expected", [1, 2], ids=["complete", "begun"])
+def test_create_refuses_a_store_of_another_provenance(store_class, store_path, expected):
+    def create(version="1", first_start=0, **task):
+        collection = {"noise": 0.1, "first_start": first_start}
+        provenance = {"task": {"name": "lift", "size": (1, 2), **task}, "collection": collection}
+        return store_class.create(
+            store_path, SPEC, expected_episodes=expected, provenance={**provenance, "code_version": version}
+        )
+
+    with create() as store:
+        store.commit(make_episode(0))
+    before = snapshot(store_path)
+    with pytest.raises(UserError) as error:
+        create(first_start=100, cube="small")
+    assert str(error.value) == (
+        f"expected a store made with these settings at {store_path}; found differences, the store's value first: "
+        "collection.first_start: 0 against 100; task.cube: (absent) against small; "
+        "ask for the store's settings to go on with it, or name another folder"
+    )
+    assert snapshot(store_path) == before
+    with create(version="2") as store:
+        assert [row.seed for row in store.rows] == [0]
 
 
 def test_create_takes_an_empty_folder(store_class, store_path):
@@ -346,6 +371,78 @@ def test_a_full_disk_while_the_manifest_is_written(store_class, make_store, stor
         assert store.attempted_seeds == {0, 1}
         store.commit(make_episode(2))
     assert_same_episode(store_class.open(store_path).episode(2, verify=True), make_episode(2))
+
+
+def interrupt_manifest(monkeypatch, synced: bool, times: int) -> None:
+    """Ctrl-C in the next `times` syncs of a manifest's line, before or after the line is on the disk."""
+    append, fsync, left = Manifest.append, os.fsync, times
+
+    def interrupted(descriptor):
+        nonlocal left
+        if synced or not left:
+            fsync(descriptor)
+        if left:
+            left -= 1
+            raise KeyboardInterrupt
+
+    def append_interrupted(*arguments):
+        monkeypatch.setattr(os, "fsync", interrupted)
+        append(*arguments)
+
+    monkeypatch.setattr(Manifest, "append", append_interrupted)
+
+
+@pytest.mark.parametrize("synced", [False, True])
+@pytest.mark.parametrize("times", [1, 2, 3], ids=["once", "again while it is undone", "a third time"])
+def test_ctrl_c_while_the_manifest_is_written(store_class, make_store, store_path, monkeypatch, synced, times):
+    with store_class.open(make_store(2, expected=5), writable=True) as store:
+        manifest = snapshot(store_path)["manifest.jsonl"]
+        interrupt_manifest(monkeypatch, synced, times)
+        with pytest.raises(KeyboardInterrupt):
+            store.commit(make_episode(2))
+        monkeypatch.undo()
+        assert snapshot(store_path)["manifest.jsonl"] == manifest
+        assert store.attempted_seeds == store_class.open(store_path).attempted_seeds == {0, 1}
+    for seeds in ([0, 1], [0, 1, 2]):
+        with store_class.open(store_path, writable=True) as store:
+            assert store.ignored == () and [row.seed for row in store.rows] == seeds
+            for seed in seeds:
+                assert_same_episode(store.episode(seed, verify=True), make_episode(seed))
+            store.commit(make_episode(len(seeds)))
+
+
+def test_ctrl_c_while_a_drop_is_written(store_class, make_store, store_path, monkeypatch):
+    with store_class.open(make_store(2), writable=True) as store:
+        interrupt_manifest(monkeypatch, synced=True, times=1)
+        with pytest.raises(KeyboardInterrupt):
+            store.drop(2, "no success")
+        monkeypatch.undo()
+        assert store.attempted_seeds == store_class.open(store_path).attempted_seeds == {0, 1}
+        store.drop(2, "no success")
+    assert store_class.open(store_path).attempted_seeds == {0, 1, 2}
+
+
+@pytest.mark.parametrize("committed", [0, 2])
+def test_ctrl_c_amid_the_data(store_class, make_store, store_path, monkeypatch, committed):
+    write, written = TimeArrays.write, []
+
+    def interrupted(self, layout, *arguments):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(layout.key)
+        write(self, layout, *arguments)
+
+    with store_class.open(make_store(committed, expected=5), writable=True) as store:
+        monkeypatch.setattr(TimeArrays, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.commit(make_episode(3))
+        monkeypatch.undo()
+        assert store_class.open(store_path).ignored == ()  # the rows were cut off at once
+        store.commit(make_episode(4))
+    store = store_class.open(store_path)
+    assert [row.seed for row in store.rows] == [*range(committed), 4]
+    for index, row in enumerate(store.rows):
+        assert_same_episode(store.episode(index, verify=True), make_episode(row.seed))
 
 
 def test_another_system_error_stays_what_it_is(store_class, make_store, monkeypatch):

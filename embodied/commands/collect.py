@@ -13,6 +13,7 @@ from embodied.catalog import make_task
 from embodied.collection import CollectionSettings, collect, expected_bytes
 from embodied.console import Progress, say
 from embodied.datasets.episode_store import EpisodeStore
+from embodied.errors import UserError
 from embodied.evaluation.statistics import wilson_interval
 from embodied.run_directory import RunDirectory
 from embodied.types import TaskSpec
@@ -24,9 +25,11 @@ SETTINGS = tuple(CollectionSettings.__dataclass_fields__)
 def run(config: DictConfig) -> Path:
     directory = open_run(config)
     with directory.lock():
-        if directory.is_finished:
+        if is_finished(directory):
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
             return directory.path / "summary.json"
+        if directory.is_finished:
+            say(f"{directory.path} was finished, but {store_path(directory)} is not whole any more: collecting again")
         return _collect(directory)
 
 
@@ -46,6 +49,16 @@ def settings(config: DictConfig) -> CollectionSettings:
 
 def store_path(directory: RunDirectory) -> Path:
     return Path(directory.config.store or directory.path / STORE)
+
+
+def is_finished(directory: RunDirectory) -> bool:
+    """Whether the summary is there, and the store too: one that was deleted is to be collected again."""
+    if not directory.is_finished:
+        return False
+    try:
+        return EpisodeStore.open(store_path(directory)).is_complete
+    except UserError:
+        return False
 
 
 def task_spec(task_config: dict[str, Any]) -> TaskSpec:

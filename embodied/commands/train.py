@@ -143,8 +143,8 @@ def _store(directory: RunDirectory) -> Path:
         }
     )
     collection = collect_command.open_run(collect_config)
-    if not collection.is_finished:
-        say(f"no demonstrations of {config.task.name} yet: collecting {config.collect.episodes} with its expert")
+    if not collect_command.is_finished(collection):
+        say(f"no demonstrations of {config.task.name} there: collecting {config.collect.episodes} with its expert")
         collect_command.run(collect_config)
     return collect_command.store_path(collection)
 
