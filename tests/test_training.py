@@ -3,21 +3,22 @@
 import dataclasses
 import functools
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toy_policies import SDP, TINY
 from toy_specs import toy_episodes, toy_spec
 
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
 from embodied.policies.policy_file import load_policy
-from embodied.training.checkpoint import checkpoint_paths, find_checkpoint
+from embodied.training.checkpoint import checkpoint_paths, find_checkpoint, newest_description
 from embodied.training.job import TrainingJob, run_on_processes
-from embodied.training.loggers import check_loggers
+from embodied.training.loggers import JsonLines, check_loggers
 from embodied.training.loop import TrainingSettings
 
 SETTINGS = TrainingSettings(
@@ -143,6 +144,61 @@ def test_a_half_written_checkpoint_is_not_one(tmp_path, store):
     assert find_checkpoint(tmp_path).name == "step_0000005"
     job(tmp_path, store).run(quiet)
     assert find_checkpoint(tmp_path).name == "step_0000012" and not partial.exists()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def rename_a_weight(path):
+    weights = load_file(path)
+    weights["policy.other"] = weights.pop("policy.network.action_in.weight")
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("training.safetensors", truncate, "the state of this training in .*SafetensorError.*; "),
+        ("training.safetensors", rename_a_weight, "the state of this training in .*RuntimeError.*other.*; "),
+        ("training.json", truncate, "the state of this training in .*JSONDecodeError.*; "),
+        ("training.json", lambda path: path.write_text("{}"), "the state of this training in .*KeyError.*; "),
+        ("policy.json", truncate, "a policy description in .*JSONDecodeError.*; if it is damaged, "),
+    ],
+    ids=["weights torn", "weights of another network", "state torn", "state empty", "description torn"],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used_once_it_is_deleted(
+    tmp_path, store, uninterrupted, name, damage, message
+):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], folder)
+    newest = find_checkpoint(folder)
+    damage(newest / name)
+    with pytest.raises(UserError, match=f"{message}delete {newest}: the previous checkpoint is then used"):
+        newest_description(folder)
+        job(folder, store).run(quiet)
+    shutil.rmtree(newest)
+    assert newest_description(folder).step == 10
+    assert job(folder, store).run(quiet)["validation_loss"] == uninterrupted[1]["validation_loss"]
+
+
+def test_a_checkpoint_without_its_training_state_says_how_to_start_from_its_weights(tmp_path, store, uninterrupted):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], folder)
+    (find_checkpoint(folder) / "training.safetensors").unlink()
+    with pytest.raises(UserError, match="to continue its training exactly.*start a new run from its weights with init"):
+        job(folder, store).run(quiet)
+
+
+def test_a_torn_last_line_of_the_log_is_dropped_and_a_damaged_one_named(tmp_path):
+    path = tmp_path / "training.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 9}\n{"ste')
+    JsonLines(path, 2).write(3, {"loss": 0.5})
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": 0.5}\n'
+    for damaged in (b'{"ste', b"\0\0\0\0\0\0", b"\xff{}", b"{}", b"3"):
+        path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
+        with pytest.raises(UserError, match=f"in line 2 of {path}; found something unreadable .*delete that line"):
+            JsonLines(path, 3)
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine():

@@ -16,10 +16,9 @@ from embodied.commands import collect as collect_command
 from embodied.commands import eval as eval_command
 from embodied.console import Progress, say
 from embodied.datasets.episode_store import EpisodeStore, check_specs, require_complete
-from embodied.errors import UserError
 from embodied.policies.policy_file import build_policy
 from embodied.run_directory import VOLATILE, RunDirectory, config_hash
-from embodied.training.checkpoint import find_checkpoint
+from embodied.training.checkpoint import find_checkpoint, newest_description
 from embodied.training.job import TrainingJob, run_on_processes
 from embodied.training.loop import TrainingSettings
 from embodied.types import TaskSpec
@@ -75,7 +74,8 @@ def _train(directory: RunDirectory) -> Path:
     )
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     begun_s = time.perf_counter()
-    done = _trained_steps(directory.path)
+    reached = newest_description(directory.path)
+    done = reached.step if reached else 0
     if done:
         say(f"going on from step {done} of {directory.path}")
     with Progress("train", settings.steps, "steps", done=done) as progress:
@@ -98,13 +98,6 @@ def _train(directory: RunDirectory) -> Path:
 
 def _shown(news: dict[str, float]) -> dict[str, float]:
     return {name.replace("_", " "): news[name] for name in ("loss", "validation_loss") if name in news}
-
-
-def _trained_steps(folder: Path) -> int:
-    try:
-        return json.loads((find_checkpoint(folder) / "policy.json").read_text())["step"]
-    except UserError:
-        return 0
 
 
 def _store(directory: RunDirectory) -> Path:

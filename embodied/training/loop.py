@@ -28,6 +28,7 @@ from embodied.training.checkpoint import (
     checkpoint_paths,
     load_training_state,
     pack_optimizer,
+    restoring,
     save_training_state,
     unpack_optimizer,
     write_checkpoint,
@@ -144,11 +145,12 @@ class Training:
         def group(prefix: str) -> dict[str, torch.Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-        self.policy.load_state_dict(group("policy."), strict=True)
-        self.average.load_state_dict(group("average."), strict=True)
-        unpack_optimizer(self.optimizer, tensors, state["optimizer"])
-        self.step = state["step"]
-        self.validation_loss = state["validation_loss"]
+        with restoring(paths[-1]):
+            self.policy.load_state_dict(group("policy."), strict=True)
+            self.average.load_state_dict(group("average."), strict=True)
+            unpack_optimizer(self.optimizer, tensors, state["optimizer"])
+            self.step = state["step"]
+            self.validation_loss = state["validation_loss"]
         return True
 
     def save(self, description: Callable[[int], PolicyDescription]) -> None:
