@@ -98,30 +98,42 @@ def uninterrupted(tmp_path_factory, store):
     return folder, job(folder, store).run(quiet)
 
 
-@pytest.mark.parametrize("killed_at", [3, 5, 8, 11])
+@pytest.mark.parametrize("killed_at", [3, 5, 8, 11, 12])
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, store, uninterrupted, killed_at):
     folder, expected = uninterrupted
     interrupted = job(tmp_path, store)
     with pytest.raises(Killed):
         interrupted.run(killed_after(killed_at))
-    assert find_checkpoint(tmp_path).name == f"step_{killed_at // 5 * 5:07d}"
+    assert find_checkpoint(tmp_path).name == f"step_{killed_at if killed_at == 12 else killed_at // 5 * 5:07d}"
     result = interrupted.run(quiet)
     ours, theirs = tensors(tmp_path), tensors(folder)
     assert ours.keys() == theirs.keys()
     for key in ours:
         assert torch.equal(ours[key], theirs[key]), key
-    assert result["validation_loss"] == expected["validation_loss"]
+    assert result == expected and result["loss"] is not None
 
-    def steps(path):
-        return [json.loads(line)["step"] for line in (path / "training.jsonl").read_text().splitlines()]
+    def log(path):
+        rows = [json.loads(line) for line in (path / "training.jsonl").read_text().splitlines()]
+        return [{name: value for name, value in row.items() if name != "steps_per_s"} for row in rows]
 
-    assert steps(tmp_path) == steps(folder)
+    assert log(tmp_path) == log(folder)
+
+
+def test_a_run_goes_on_only_with_the_store_that_it_began_with(tmp_path, store):
+    with pytest.raises(Killed):
+        job(tmp_path, store).run(killed_after(6))
+    other = tmp_path / "other.zarr"
+    with EpisodeStore.create(other, toy_spec(), expected_episodes=7, provenance={}) as changed:
+        for episode in toy_episodes(7):
+            changed.commit(episode)
+    with pytest.raises(UserError, match="other.zarr with the content that .* is trained on, .*another name="):
+        job(tmp_path, other).run(quiet)
 
 
 def test_a_finished_job_run_again_changes_nothing(store, uninterrupted):
     folder, expected = uninterrupted
     before = tensors(folder)
-    assert job(folder, store).run(quiet)["validation_loss"] == expected["validation_loss"]
+    assert job(folder, store).run(quiet) == expected
     assert all(torch.equal(before[key], value) for key, value in tensors(folder).items())
 
 
@@ -179,7 +191,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used_once_it_is_del
         job(folder, store).run(quiet)
     shutil.rmtree(newest)
     assert newest_description(folder).step == 10
-    assert job(folder, store).run(quiet)["validation_loss"] == uninterrupted[1]["validation_loss"]
+    assert job(folder, store).run(quiet) == uninterrupted[1]
 
 
 def test_a_checkpoint_without_its_training_state_says_how_to_start_from_its_weights(tmp_path, store, uninterrupted):

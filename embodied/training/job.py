@@ -14,7 +14,7 @@ from embodied.datasets.window_sampler import WindowSampler, split_episodes
 from embodied.errors import UserError
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import PolicyDescription, build_policy, load_policy
-from embodied.training.checkpoint import find_checkpoint
+from embodied.training.checkpoint import find_checkpoint, newest_description
 from embodied.training.loop import Training, TrainingSettings
 from embodied.types import Json, Statistics, TaskSpec
 
@@ -44,8 +44,8 @@ class TrainingJob:
             Figures and facts for the run's summary.
 
         Raises:
-            UserError: the store or the initial checkpoint does not fit the task, the store is not complete, settings
-                that do not fit, or training that diverges.
+            UserError: the store or the initial checkpoint does not fit the task, the store is not complete or not the
+                one that training began with, settings that do not fit, a damaged checkpoint, or training that diverges.
         """
         store = EpisodeStore.open(self.store)
         check_specs(store, self.spec)
@@ -62,6 +62,7 @@ class TrainingJob:
         train = windows(training_episodes)
         validation = windows(validation_episodes) if len(validation_episodes) else None
         content_hash = store.content_hash()
+        self._check_same_store(content_hash)
         training = Training(policy, self.settings, self.seed, self.folder)
         training.restore()
 
@@ -76,15 +77,26 @@ class TrainingJob:
                 provenance={**self.provenance, "store_content_hash": content_hash, "seed": self.seed},
             )
 
-        figures = training.run(train, validation, description, report)
+        training.run(train, validation, description, report)
         return {
             "parameters": sum(parameter.numel() for parameter in policy.parameters()),
             "steps": training.step,
-            "loss": figures.get("loss"),
+            "loss": training.loss,
             "validation_loss": training.validation_loss,
             "windows": len(train),
             "store": {"episodes": len(store), "steps": store.total_steps, "content_hash": content_hash},
         }
+
+    def _check_same_store(self, content_hash: str) -> None:
+        """On other data a run that goes on would be neither the old training nor a new one."""
+        begun = newest_description(self.folder)
+        begun_hash = begun.provenance["store_content_hash"] if begun else content_hash
+        if begun_hash != content_hash:
+            raise UserError(
+                expected=f"{self.store} with the content that {self.folder} is trained on, {begun_hash[:12]}",
+                found=f"content {content_hash[:12]}",
+                remedy="bring back the store as it was, or train on this one as a new run, with another name=",
+            )
 
     def _make_policy(self, statistics: dict[str, Statistics]) -> DenoisingPolicy:
         torch.manual_seed(self.seed)  # of the fresh weights; nothing else draws from the global generator
