@@ -5,6 +5,7 @@ import functools
 import json
 import shutil
 import sys
+from multiprocessing import Pipe
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from toy_policies import SDP, TINY
 from toy_specs import toy_episodes, toy_spec
 
 from embodied.datasets.episode_store import EpisodeStore
+from embodied.datasets.window_sampler import WindowSampler, split_episodes
 from embodied.errors import UserError
+from embodied.policies.batch import Batch
 from embodied.policies.policy_file import load_policy
+from embodied.policies.seeded_noise import mixed_seed
 from embodied.training.checkpoint import checkpoint_paths, find_checkpoint, newest_description
-from embodied.training.job import TrainingJob, run_on_processes
+from embodied.training.job import TrainingJob, _worker, run_on_processes
 from embodied.training.loggers import JsonLines, check_loggers
 from embodied.training.loop import TrainingSettings
 
@@ -269,15 +273,83 @@ def test_fine_tuning_refuses_another_task_and_another_network(tmp_path, store, u
         job(tmp_path, store, init=str(tmp_path / "nowhere")).run(quiet)
 
 
+def trained_in_one_process(job):
+    """The weights after the job's steps and the mean loss, with each global batch in one process, slice by slice."""
+    store, settings = EpisodeStore.open(job.store), job.settings
+    policy = job._make_policy(store.statistics(["state/point", "state/goal", "action"]))
+    episodes, _ = split_episodes(len(store), settings.validation_share, job.seed)
+    windows = WindowSampler.from_store(
+        store, history=policy.history, horizon=policy.horizon, past=policy.past, episodes=episodes
+    )
+    ranks = range(settings.processes)
+    slices = [windows.batches(job.seed, settings.batch_size, rank=rank, world=len(ranks)) for rank in ranks]
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
+    )
+    losses = []
+    for step in range(settings.steps):
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * settings.learning_rate_at(step)
+        parts = [Batch.from_window(windows.gather(next(slices[rank])), torch.device("cpu")) for rank in ranks]
+        generators = [torch.Generator().manual_seed(mixed_seed(job.seed, step, rank)) for rank in ranks]
+        loss = torch.stack([policy.loss(*both) for both in zip(parts, generators, strict=True)]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.gradient_clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return policy.state_dict(), np.mean(losses)
+
+
 def test_two_processes_train_the_same_policy_together(tmp_path, store):
-    """The global batch is shared out, so the loss at the first steps is that of one process, up to the noise drawn."""
+    """The global batch is shared out: weights and loss are those of one process that sums up both slices."""
     settings = dataclasses.replace(SETTINGS, steps=4, processes=2, checkpoint_every=2, loggers=("jsonl", "tensorboard"))
-    result = run_on_processes(job(tmp_path, store, settings), quiet)
-    assert result["steps"] == 4 and np.isfinite(result["loss"])
+    together, reports = job(tmp_path, store, settings), []
+    result = run_on_processes(together, lambda step, figures: reports.append((step, figures.get("loss"))))
+    assert reports == [(1, None), (2, None), (3, None), (4, result["loss"])]
+    weights, loss = trained_in_one_process(together)
+    assert result["steps"] == 4 and result["loss"] == pytest.approx(loss, rel=1e-5)
+    ours = load_file(find_checkpoint(tmp_path) / "training.safetensors")
+    for name, weight in weights.items():
+        torch.testing.assert_close(ours[f"policy.{name}"], weight, atol=1e-5, rtol=1e-4)
     assert find_checkpoint(tmp_path).name == "step_0000004"
     assert len((tmp_path / "training.jsonl").read_text().splitlines()) == 1
     resumed = dataclasses.replace(settings, steps=6, processes=1)
     assert job(tmp_path, store, resumed).run(quiet)["steps"] == 6
+
+
+def test_an_error_in_one_of_two_processes_is_the_command_s(tmp_path, store):
+    """A damaged log is found by the first process alone, while the second waits for it."""
+    settings = dataclasses.replace(SETTINGS, processes=2)
+    (tmp_path / "training.jsonl").write_text('{"st\n')
+    with pytest.raises(UserError, match="in line 1 of .*training.jsonl.*delete that line"):
+        run_on_processes(job(tmp_path, store, settings), quiet)
+
+
+def test_processes_share_the_cores_and_the_first_reports(monkeypatch):
+    class Stub:
+        settings = dataclasses.replace(SETTINGS, processes=2)
+
+        def run(self, report):
+            report(7, {"loss": 0.5})
+            threads.append(torch.get_num_threads())
+            raise UserError(expected="a", found="b", remedy="c")
+
+    threads, before = [], torch.get_num_threads()
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    receiver, sender = Pipe(duplex=False)
+    try:
+        for rank in ("1", "0"):
+            monkeypatch.setenv("RANK", rank)
+            with pytest.raises(SystemExit):
+                _worker(Stub(), sender)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [3, 3]
+    errors = [receiver.recv()]
+    assert receiver.recv() == (7, {"loss": 0.5})
+    errors.append(receiver.recv())
+    assert [str(error) for error in errors] == ["expected a; found b; c"] * 2 and not receiver.poll()
 
 
 def test_bf16_trains(tmp_path, store):

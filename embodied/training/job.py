@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -138,13 +143,47 @@ def join_statistics(parts: list[Statistics]) -> Statistics:
     )
 
 
-def _worker(job: TrainingJob) -> Json:
-    """One of several processes; progress is the main one's to show."""
-    return job.run(lambda step, figures: None)
+def _worker(job: TrainingJob, sender: Connection) -> Json:
+    """One of several processes. The first sends what `report` takes, and each the UserError that ends it."""
+    threads = max(1, len(os.sched_getaffinity(0)) // job.settings.processes)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # Accelerate would choose a number of its own
+    torch.set_num_threads(threads)
+    first = os.environ["RANK"] == "0"
+
+    def report(step: int, figures: dict[str, float]) -> None:
+        if first:
+            sender.send((step, figures))
+
+    try:
+        return job.run(report)
+    except UserError as error:
+        sender.send(error)
+        # At this code the launcher ends the others too, which may wait for this one in a collective.
+        raise SystemExit(1) from None
+
+
+def _follow(receiver: Connection, report: Report) -> UserError | None:
+    """Report what the processes send, until None comes.
+
+    Returns:
+        The first error that came.
+    """
+    error = None
+    with receiver:
+        while (message := receiver.recv()) is not None:
+            if isinstance(message, UserError):
+                error = error or message
+            else:
+                report(*message)
+    return error
 
 
 def run_on_processes(job: TrainingJob, report: Report) -> Json:
-    """Run the job in this process, or data-parallel over `settings.processes` of them (torch's elastic launcher)."""
+    """Run the job in this process, or data-parallel over `settings.processes` of them (torch's elastic launcher).
+
+    Raises:
+        UserError: as `TrainingJob.run`.
+    """
     processes = job.settings.processes
     if processes == 1:
         return job.run(report)
@@ -160,5 +199,14 @@ def run_on_processes(job: TrainingJob, report: Report) -> Json:
         max_restarts=0,
         start_method="spawn",
     )
-    results: dict[int, Json] = elastic_launch(config, _worker)(job)
+    receiver, sender = Pipe(duplex=False)
+    with sender, ThreadPoolExecutor(1) as executor:
+        followed = executor.submit(_follow, receiver, report)
+        try:
+            results: dict[int, Json] = elastic_launch(config, _worker)(job, sender)
+        finally:
+            with suppress(BrokenPipeError):  # `report` failed: nobody follows
+                sender.send(None)
+            if (error := followed.result()) is not None:
+                raise error from None
     return results[0]

@@ -157,7 +157,8 @@ class Training:
         return True
 
     def save(self, description: Callable[[int], PolicyDescription]) -> None:
-        """Write a checkpoint of the present step (main process only)."""
+        """Write a checkpoint of the present step; the main process does, the others lend it their losses."""
+        losses = self._shared(self._losses).tolist() if self._losses else []
         if not self.accelerator.is_main_process:
             return
         optimizer_tensors, optimizer_state = pack_optimizer(self.optimizer)
@@ -169,7 +170,7 @@ class Training:
         state: Json = {
             "step": self.step,
             "loss": self.loss,
-            "losses_since": torch.stack(self._losses).tolist() if self._losses else [],
+            "losses_since": losses,
             "validation_loss": self.validation_loss,
             "optimizer": optimizer_state,
         }
@@ -237,9 +238,13 @@ class Training:
         self.average.update_parameters(self.policy)
         return loss.detach()
 
+    def _shared(self, losses: list[torch.Tensor]) -> torch.Tensor:
+        """Of each step the mean over the processes, each of which saw its own slice of the batch."""
+        return self.accelerator.reduce(torch.stack(losses), "mean")
+
     def _finite_mean(self, losses: list[torch.Tensor]) -> float:
         """Checked here and not at every step, which would wait for the device each time."""
-        mean = float(torch.stack(losses).mean())
+        mean = float(self._shared(losses).mean())
         if not math.isfinite(mean):
             raise UserError(
                 expected="a finite loss",
