@@ -139,6 +139,14 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(tmp_path):
     assert list(ResultFile(resumed / RESULTS).read()) == list(range(6))
 
 
+@pytest.mark.parametrize("damaged", [b'{"start": 1, "succ', b"\0\0\0\0", b"\xff", b"{}", b"[1]"])
+def test_a_damaged_result_is_named(tmp_path, damaged):
+    path = tmp_path / RESULTS
+    path.write_bytes(b'{"start": 0}\n' + damaged + b'\n{"start": 2}\n{"sta')
+    with pytest.raises(UserError, match=f"in line 2 of {path}; found something unreadable .*its episode runs again"):
+        ResultFile(path).read()
+
+
 def test_an_error_of_the_simulator_is_not_a_failure_of_the_policy(tmp_path):
     rows, _ = evaluate(plan(tmp_path, make_task=BrokenTask), tmp_path, 1, silent)
     assert rows[2]["error"] == "RuntimeError: the simulator broke" and not rows[2]["success_ever"]

@@ -3,21 +3,26 @@
 import dataclasses
 import functools
 import json
+import shutil
 import sys
+from multiprocessing import Pipe
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toy_policies import SDP, TINY
 from toy_specs import toy_episodes, toy_spec
 
 from embodied.datasets.episode_store import EpisodeStore
+from embodied.datasets.window_sampler import WindowSampler, split_episodes
 from embodied.errors import UserError
+from embodied.policies.batch import Batch
 from embodied.policies.policy_file import load_policy
-from embodied.training.checkpoint import checkpoint_paths, find_checkpoint
-from embodied.training.job import TrainingJob, run_on_processes
-from embodied.training.loggers import check_loggers
+from embodied.policies.seeded_noise import mixed_seed
+from embodied.training.checkpoint import checkpoint_paths, find_checkpoint, newest_description
+from embodied.training.job import TrainingJob, _worker, run_on_processes
+from embodied.training.loggers import JsonLines, check_loggers
 from embodied.training.loop import TrainingSettings
 
 SETTINGS = TrainingSettings(
@@ -97,30 +102,42 @@ def uninterrupted(tmp_path_factory, store):
     return folder, job(folder, store).run(quiet)
 
 
-@pytest.mark.parametrize("killed_at", [3, 5, 8, 11])
+@pytest.mark.parametrize("killed_at", [3, 5, 8, 11, 12])
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, store, uninterrupted, killed_at):
     folder, expected = uninterrupted
     interrupted = job(tmp_path, store)
     with pytest.raises(Killed):
         interrupted.run(killed_after(killed_at))
-    assert find_checkpoint(tmp_path).name == f"step_{killed_at // 5 * 5:07d}"
+    assert find_checkpoint(tmp_path).name == f"step_{killed_at if killed_at == 12 else killed_at // 5 * 5:07d}"
     result = interrupted.run(quiet)
     ours, theirs = tensors(tmp_path), tensors(folder)
     assert ours.keys() == theirs.keys()
     for key in ours:
         assert torch.equal(ours[key], theirs[key]), key
-    assert result["validation_loss"] == expected["validation_loss"]
+    assert result == expected and result["loss"] is not None
 
-    def steps(path):
-        return [json.loads(line)["step"] for line in (path / "training.jsonl").read_text().splitlines()]
+    def log(path):
+        rows = [json.loads(line) for line in (path / "training.jsonl").read_text().splitlines()]
+        return [{name: value for name, value in row.items() if name != "steps_per_s"} for row in rows]
 
-    assert steps(tmp_path) == steps(folder)
+    assert log(tmp_path) == log(folder)
+
+
+def test_a_run_goes_on_only_with_the_store_that_it_began_with(tmp_path, store):
+    with pytest.raises(Killed):
+        job(tmp_path, store).run(killed_after(6))
+    other = tmp_path / "other.zarr"
+    with EpisodeStore.create(other, toy_spec(), expected_episodes=7, provenance={}) as changed:
+        for episode in toy_episodes(7):
+            changed.commit(episode)
+    with pytest.raises(UserError, match="other.zarr with the content that .* is trained on, .*another name="):
+        job(tmp_path, other).run(quiet)
 
 
 def test_a_finished_job_run_again_changes_nothing(store, uninterrupted):
     folder, expected = uninterrupted
     before = tensors(folder)
-    assert job(folder, store).run(quiet)["validation_loss"] == expected["validation_loss"]
+    assert job(folder, store).run(quiet) == expected
     assert all(torch.equal(before[key], value) for key, value in tensors(folder).items())
 
 
@@ -143,6 +160,61 @@ def test_a_half_written_checkpoint_is_not_one(tmp_path, store):
     assert find_checkpoint(tmp_path).name == "step_0000005"
     job(tmp_path, store).run(quiet)
     assert find_checkpoint(tmp_path).name == "step_0000012" and not partial.exists()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def rename_a_weight(path):
+    weights = load_file(path)
+    weights["policy.other"] = weights.pop("policy.network.action_in.weight")
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("training.safetensors", truncate, "the state of this training in .*SafetensorError.*; "),
+        ("training.safetensors", rename_a_weight, "the state of this training in .*RuntimeError.*other.*; "),
+        ("training.json", truncate, "the state of this training in .*JSONDecodeError.*; "),
+        ("training.json", lambda path: path.write_text("{}"), "the state of this training in .*KeyError.*; "),
+        ("policy.json", truncate, "a policy description in .*JSONDecodeError.*; if it is damaged, "),
+    ],
+    ids=["weights torn", "weights of another network", "state torn", "state empty", "description torn"],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used_once_it_is_deleted(
+    tmp_path, store, uninterrupted, name, damage, message
+):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], folder)
+    newest = find_checkpoint(folder)
+    damage(newest / name)
+    with pytest.raises(UserError, match=f"{message}delete {newest}: the previous checkpoint is then used"):
+        newest_description(folder)
+        job(folder, store).run(quiet)
+    shutil.rmtree(newest)
+    assert newest_description(folder).step == 10
+    assert job(folder, store).run(quiet) == uninterrupted[1]
+
+
+def test_a_checkpoint_without_its_training_state_says_how_to_start_from_its_weights(tmp_path, store, uninterrupted):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], folder)
+    (find_checkpoint(folder) / "training.safetensors").unlink()
+    with pytest.raises(UserError, match="to continue its training exactly.*start a new run from its weights with init"):
+        job(folder, store).run(quiet)
+
+
+def test_a_torn_last_line_of_the_log_is_dropped_and_a_damaged_one_named(tmp_path):
+    path = tmp_path / "training.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 9}\n{"ste')
+    JsonLines(path, 2).write(3, {"loss": 0.5})
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": 0.5}\n'
+    for damaged in (b'{"ste', b"\0\0\0\0\0\0", b"\xff{}", b"{}", b"3"):
+        path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
+        with pytest.raises(UserError, match=f"in line 2 of {path}; found something unreadable .*delete that line"):
+            JsonLines(path, 3)
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine():
@@ -201,15 +273,83 @@ def test_fine_tuning_refuses_another_task_and_another_network(tmp_path, store, u
         job(tmp_path, store, init=str(tmp_path / "nowhere")).run(quiet)
 
 
+def trained_in_one_process(job):
+    """The weights after the job's steps and the mean loss, with each global batch in one process, slice by slice."""
+    store, settings = EpisodeStore.open(job.store), job.settings
+    policy = job._make_policy(store.statistics(["state/point", "state/goal", "action"]))
+    episodes, _ = split_episodes(len(store), settings.validation_share, job.seed)
+    windows = WindowSampler.from_store(
+        store, history=policy.history, horizon=policy.horizon, past=policy.past, episodes=episodes
+    )
+    ranks = range(settings.processes)
+    slices = [windows.batches(job.seed, settings.batch_size, rank=rank, world=len(ranks)) for rank in ranks]
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
+    )
+    losses = []
+    for step in range(settings.steps):
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * settings.learning_rate_at(step)
+        parts = [Batch.from_window(windows.gather(next(slices[rank])), torch.device("cpu")) for rank in ranks]
+        generators = [torch.Generator().manual_seed(mixed_seed(job.seed, step, rank)) for rank in ranks]
+        loss = torch.stack([policy.loss(*both) for both in zip(parts, generators, strict=True)]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.gradient_clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return policy.state_dict(), np.mean(losses)
+
+
 def test_two_processes_train_the_same_policy_together(tmp_path, store):
-    """The global batch is shared out, so the loss at the first steps is that of one process, up to the noise drawn."""
+    """The global batch is shared out: weights and loss are those of one process that sums up both slices."""
     settings = dataclasses.replace(SETTINGS, steps=4, processes=2, checkpoint_every=2, loggers=("jsonl", "tensorboard"))
-    result = run_on_processes(job(tmp_path, store, settings), quiet)
-    assert result["steps"] == 4 and np.isfinite(result["loss"])
+    together, reports = job(tmp_path, store, settings), []
+    result = run_on_processes(together, lambda step, figures: reports.append((step, figures.get("loss"))))
+    assert reports == [(1, None), (2, None), (3, None), (4, result["loss"])]
+    weights, loss = trained_in_one_process(together)
+    assert result["steps"] == 4 and result["loss"] == pytest.approx(loss, rel=1e-5)
+    ours = load_file(find_checkpoint(tmp_path) / "training.safetensors")
+    for name, weight in weights.items():
+        torch.testing.assert_close(ours[f"policy.{name}"], weight, atol=1e-5, rtol=1e-4)
     assert find_checkpoint(tmp_path).name == "step_0000004"
     assert len((tmp_path / "training.jsonl").read_text().splitlines()) == 1
     resumed = dataclasses.replace(settings, steps=6, processes=1)
     assert job(tmp_path, store, resumed).run(quiet)["steps"] == 6
+
+
+def test_an_error_in_one_of_two_processes_is_the_command_s(tmp_path, store):
+    """A damaged log is found by the first process alone, while the second waits for it."""
+    settings = dataclasses.replace(SETTINGS, processes=2)
+    (tmp_path / "training.jsonl").write_text('{"st\n')
+    with pytest.raises(UserError, match="in line 1 of .*training.jsonl.*delete that line"):
+        run_on_processes(job(tmp_path, store, settings), quiet)
+
+
+def test_processes_share_the_cores_and_the_first_reports(monkeypatch):
+    class Stub:
+        settings = dataclasses.replace(SETTINGS, processes=2)
+
+        def run(self, report):
+            report(7, {"loss": 0.5})
+            threads.append(torch.get_num_threads())
+            raise UserError(expected="a", found="b", remedy="c")
+
+    threads, before = [], torch.get_num_threads()
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    receiver, sender = Pipe(duplex=False)
+    try:
+        for rank in ("1", "0"):
+            monkeypatch.setenv("RANK", rank)
+            with pytest.raises(SystemExit):
+                _worker(Stub(), sender)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [3, 3]
+    errors = [receiver.recv()]
+    assert receiver.recv() == (7, {"loss": 0.5})
+    errors.append(receiver.recv())
+    assert [str(error) for error in errors] == ["expected a; found b; c"] * 2 and not receiver.poll()
 
 
 def test_bf16_trains(tmp_path, store):

@@ -19,7 +19,7 @@ from embodied.datasets.episode_store import EpisodeStore, check_specs, require_c
 from embodied.errors import UserError
 from embodied.policies.policy_file import build_policy, read_description
 from embodied.run_directory import VOLATILE, RunDirectory, config_hash
-from embodied.training.checkpoint import find_checkpoint
+from embodied.training.checkpoint import find_checkpoint, newest_description
 from embodied.training.job import TrainingJob, run_on_processes
 from embodied.training.loggers import check_loggers
 from embodied.training.loop import TrainingSettings
@@ -77,7 +77,8 @@ def _train(directory: RunDirectory) -> Path:
     )
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     begun_s = time.perf_counter()
-    done = _trained_steps(directory.path)
+    reached = newest_description(directory.path)
+    done = reached.step if reached else 0
     if done:
         say(f"going on from step {done} of {directory.path}")
     with Progress("train", settings.steps, "steps", done=done) as progress:
@@ -117,13 +118,6 @@ def _check_settings(config: DictConfig, settings: TrainingSettings) -> None:
 
 def _shown(news: dict[str, float]) -> dict[str, float]:
     return {name.replace("_", " "): news[name] for name in ("loss", "validation_loss") if name in news}
-
-
-def _trained_steps(folder: Path) -> int:
-    try:
-        return json.loads((find_checkpoint(folder) / "policy.json").read_text())["step"]
-    except UserError:
-        return 0
 
 
 def _store(directory: RunDirectory) -> Path:

@@ -94,15 +94,28 @@ class ResultFile:
         self._path = path
 
     def read(self) -> dict[int, Json]:
-        """Rows by start id. A line that a crash tore is cut off, and its episode runs again."""
+        """Rows by start id. A last line that a crash tore is cut off, and its episode runs again.
+
+        Raises:
+            UserError: another line is damaged.
+        """
         if not self._path.exists():
             return {}
-        text = self._path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if len(whole) < len(text):
-            self._path.write_text(whole)
-        rows = [json.loads(line) for line in whole.splitlines()]
-        return {row["start"]: row for row in rows}
+        *lines, torn = self._path.read_bytes().split(b"\n")
+        if torn:
+            self._path.write_bytes(b"".join(line + b"\n" for line in lines))
+        return dict(self._row(number, line) for number, line in enumerate(lines, 1))
+
+    def _row(self, number: int, line: bytes) -> tuple[int, Json]:
+        try:
+            row = json.loads(line)
+            return int(row["start"]), row
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                expected=f"the result of an episode in line {number} of {self._path}",
+                found=f"something unreadable ({type(error).__name__}: {error})",
+                remedy="delete that line, then give the same command again: its episode runs again",
+            ) from error
 
     def append(self, row: Json) -> None:
         with self._path.open("a") as file:
@@ -122,7 +135,8 @@ def evaluate(
         One row a start, in the order of `plan.starts`, and one recorded rollout.
 
     Raises:
-        UserError: the policy does not fit the task, a process died, or no episode ran without an error.
+        UserError: the policy does not fit the task, a process died, a result is damaged, or no episode ran without an
+            error.
     """
     results = ResultFile(folder / RESULTS)
     rows = results.read()

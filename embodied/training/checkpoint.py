@@ -1,7 +1,7 @@
 """Checkpoints: the deployable policy beside what an exact resume needs. Safetensors and JSON, never pickle.
 
 checkpoints/step_0001500/policy.json, policy.safetensors        averaged weights, ready to run
-                         training.json, training.safetensors    raw weights, optimiser, averages, schedule
+                         training.json, training.safetensors    raw weights, optimiser, averages, schedule, losses
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from embodied.errors import UserError
+from embodied.policies.policy_file import PolicyDescription, read_description
 from embodied.types import Json
 
 STATE = "training.json"
@@ -45,6 +48,42 @@ def find_checkpoint(path: Path) -> Path:
             remedy="name a training run that has saved one, or a checkpoint folder",
         )
     return paths[-1]
+
+
+def newest_description(run: Path) -> PolicyDescription | None:
+    """What the newest checkpoint of a run says of itself; None before the first.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    paths = checkpoint_paths(run)
+    if not paths:
+        return None
+    try:
+        return read_description(paths[-1])
+    except UserError as error:
+        raise UserError(
+            expected=error.expected, found=error.found, remedy=f"if it is damaged, {_without(paths[-1])}"
+        ) from error
+
+
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Turn what a damaged checkpoint causes, in its files or in what they are loaded into, into a UserError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:  # a RuntimeError that no deletion mends
+        raise
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            expected=f"the state of this training in {folder / STATE} and {folder / TENSORS}",
+            found=f"something unreadable ({type(error).__name__}: {' '.join(str(error).split())})",
+            remedy=_without(folder),
+        ) from error
+
+
+def _without(folder: Path) -> str:
+    return f"delete {folder}: the previous checkpoint is then used"
 
 
 def write_checkpoint(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path:
@@ -102,13 +141,16 @@ def save_training_state(folder: Path, tensors: dict[str, Tensor], state: Json) -
 def load_training_state(folder: Path) -> tuple[dict[str, Tensor], Json]:
     """
     Raises:
-        UserError: the checkpoint holds a policy only (it was copied without its training state).
+        UserError: the checkpoint holds a policy only (it was copied without its training state), or is damaged.
     """
     try:
-        return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
-    except (OSError, ValueError) as error:
+        with restoring(folder):
+            return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         raise UserError(
             expected=f"{STATE} and {TENSORS} in {folder}, to continue its training exactly",
-            found=str(error),
+            found=str(error.__cause__),
             remedy=f"start a new run from its weights with init={folder}",
         ) from error

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +19,7 @@ from embodied.datasets.window_sampler import WindowSampler, split_episodes
 from embodied.errors import UserError
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import PolicyDescription, build_policy, load_policy
-from embodied.training.checkpoint import find_checkpoint
+from embodied.training.checkpoint import find_checkpoint, newest_description
 from embodied.training.loop import Training, TrainingSettings
 from embodied.types import Json, Statistics, TaskSpec
 
@@ -44,8 +49,8 @@ class TrainingJob:
             Figures and facts for the run's summary.
 
         Raises:
-            UserError: the store or the initial checkpoint does not fit the task, the store is not complete, settings
-                that do not fit, or training that diverges.
+            UserError: the store or the initial checkpoint does not fit the task, the store is not complete or not the
+                one that training began with, settings that do not fit, a damaged checkpoint, or training that diverges.
         """
         store = EpisodeStore.open(self.store)
         check_specs(store, self.spec)
@@ -62,6 +67,7 @@ class TrainingJob:
         train = windows(training_episodes)
         validation = windows(validation_episodes) if len(validation_episodes) else None
         content_hash = store.content_hash()
+        self._check_same_store(content_hash)
         training = Training(policy, self.settings, self.seed, self.folder)
         training.restore()
 
@@ -76,15 +82,26 @@ class TrainingJob:
                 provenance={**self.provenance, "store_content_hash": content_hash, "seed": self.seed},
             )
 
-        figures = training.run(train, validation, description, report)
+        training.run(train, validation, description, report)
         return {
             "parameters": sum(parameter.numel() for parameter in policy.parameters()),
             "steps": training.step,
-            "loss": figures.get("loss"),
+            "loss": training.loss,
             "validation_loss": training.validation_loss,
             "windows": len(train),
             "store": {"episodes": len(store), "steps": store.total_steps, "content_hash": content_hash},
         }
+
+    def _check_same_store(self, content_hash: str) -> None:
+        """On other data a run that goes on would be neither the old training nor a new one."""
+        begun = newest_description(self.folder)
+        begun_hash = begun.provenance["store_content_hash"] if begun else content_hash
+        if begun_hash != content_hash:
+            raise UserError(
+                expected=f"{self.store} with the content that {self.folder} is trained on, {begun_hash[:12]}",
+                found=f"content {content_hash[:12]}",
+                remedy="bring back the store as it was, or train on this one as a new run, with another name=",
+            )
 
     def _make_policy(self, statistics: dict[str, Statistics]) -> DenoisingPolicy:
         torch.manual_seed(self.seed)  # of the fresh weights; nothing else draws from the global generator
@@ -126,13 +143,47 @@ def join_statistics(parts: list[Statistics]) -> Statistics:
     )
 
 
-def _worker(job: TrainingJob) -> Json:
-    """One of several processes; progress is the main one's to show."""
-    return job.run(lambda step, figures: None)
+def _worker(job: TrainingJob, sender: Connection) -> Json:
+    """One of several processes. The first sends what `report` takes, and each the UserError that ends it."""
+    threads = max(1, len(os.sched_getaffinity(0)) // job.settings.processes)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # Accelerate would choose a number of its own
+    torch.set_num_threads(threads)
+    first = os.environ["RANK"] == "0"
+
+    def report(step: int, figures: dict[str, float]) -> None:
+        if first:
+            sender.send((step, figures))
+
+    try:
+        return job.run(report)
+    except UserError as error:
+        sender.send(error)
+        # At this code the launcher ends the others too, which may wait for this one in a collective.
+        raise SystemExit(1) from None
+
+
+def _follow(receiver: Connection, report: Report) -> UserError | None:
+    """Report what the processes send, until None comes.
+
+    Returns:
+        The first error that came.
+    """
+    error = None
+    with receiver:
+        while (message := receiver.recv()) is not None:
+            if isinstance(message, UserError):
+                error = error or message
+            else:
+                report(*message)
+    return error
 
 
 def run_on_processes(job: TrainingJob, report: Report) -> Json:
-    """Run the job in this process, or data-parallel over `settings.processes` of them (torch's elastic launcher)."""
+    """Run the job in this process, or data-parallel over `settings.processes` of them (torch's elastic launcher).
+
+    Raises:
+        UserError: as `TrainingJob.run`.
+    """
     processes = job.settings.processes
     if processes == 1:
         return job.run(report)
@@ -148,5 +199,14 @@ def run_on_processes(job: TrainingJob, report: Report) -> Json:
         max_restarts=0,
         start_method="spawn",
     )
-    results: dict[int, Json] = elastic_launch(config, _worker)(job)
+    receiver, sender = Pipe(duplex=False)
+    with sender, ThreadPoolExecutor(1) as executor:
+        followed = executor.submit(_follow, receiver, report)
+        try:
+            results: dict[int, Json] = elastic_launch(config, _worker)(job, sender)
+        finally:
+            with suppress(BrokenPipeError):  # `report` failed: nobody follows
+                sender.send(None)
+            if (error := followed.result()) is not None:
+                raise error from None
     return results[0]

@@ -36,11 +36,25 @@ class JsonLines:
     """A log with one JSON object a line, each with its step."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
-        """Lines past `resumed_step` belong to steps that will be trained again: they are dropped."""
+        """Drop lines past `resumed_step`, whose steps will be trained again, and a last one that a crash tore.
+
+        Raises:
+            UserError: another line is damaged.
+        """
         self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= resumed_step]
-        path.write_text("".join(line + "\n" for line in kept))
+        *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        kept = [line + b"\n" for number, line in enumerate(lines, 1) if self._step(number, line) <= resumed_step]
+        path.write_bytes(b"".join(kept))
+
+    def _step(self, number: int, line: bytes) -> int:
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                expected=f"a JSON object with a step in line {number} of {self._path}",
+                found=f"something unreadable ({type(error).__name__}: {error})",
+                remedy="delete that line: only a log loses it, not the training",
+            ) from error
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         with self._path.open("a") as file:

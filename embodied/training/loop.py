@@ -28,6 +28,7 @@ from embodied.training.checkpoint import (
     checkpoint_paths,
     load_training_state,
     pack_optimizer,
+    restoring,
     save_training_state,
     unpack_optimizer,
     write_checkpoint,
@@ -125,7 +126,9 @@ class Training:
         )
         self.model, self.optimizer = self.accelerator.prepare(policy, optimizer)
         self.step = 0
+        self.loss: float | None = None  # the last one logged
         self.validation_loss: float | None = None
+        self._losses: list[torch.Tensor] = []  # of the steps since
 
     @property
     def policy(self) -> DenoisingPolicy:
@@ -150,15 +153,18 @@ class Training:
         def group(prefix: str) -> dict[str, torch.Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-        self.policy.load_state_dict(group("policy."), strict=True)
-        self.average.load_state_dict(group("average."), strict=True)
-        unpack_optimizer(self.optimizer, tensors, state["optimizer"])
-        self.step = state["step"]
-        self.validation_loss = state["validation_loss"]
+        with restoring(paths[-1]):
+            self.policy.load_state_dict(group("policy."), strict=True)
+            self.average.load_state_dict(group("average."), strict=True)
+            unpack_optimizer(self.optimizer, tensors, state["optimizer"])
+            self.step = state["step"]
+            self.loss, self.validation_loss = state["loss"], state["validation_loss"]
+            self._losses = list(torch.tensor(state["losses_since"], device=self.accelerator.device))
         return True
 
     def save(self, description: Callable[[int], PolicyDescription]) -> None:
-        """Write a checkpoint of the present step (main process only)."""
+        """Write a checkpoint of the present step; the main process does, the others lend it their losses."""
+        losses = self._shared(self._losses).tolist() if self._losses else []
         if not self.accelerator.is_main_process:
             return
         optimizer_tensors, optimizer_state = pack_optimizer(self.optimizer)
@@ -167,7 +173,13 @@ class Training:
             **{f"average.{name}": tensor.cpu() for name, tensor in self.average.state_dict().items()},
             **optimizer_tensors,
         }
-        state: Json = {"step": self.step, "validation_loss": self.validation_loss, "optimizer": optimizer_state}
+        state: Json = {
+            "step": self.step,
+            "loss": self.loss,
+            "losses_since": losses,
+            "validation_loss": self.validation_loss,
+            "optimizer": optimizer_state,
+        }
 
         def write(folder: Path) -> None:
             save_policy(folder, self.averaged_policy, description(self.step))
@@ -181,40 +193,36 @@ class Training:
         validation: WindowSource | None,
         description: Callable[[int], PolicyDescription],
         report: Callable[[int, dict[str, float]], None],
-    ) -> dict[str, float]:
-        """Train up to the last step.
+    ) -> None:
+        """Train up to the last step; `step`, `loss` and `validation_loss` are then those of the end.
 
         Args:
             train, validation: sources of windows.
             description: of the policy at a given step, for its checkpoints.
             report: told of every finished step and its figures (empty for most steps).
-
-        Returns:
-            The last figures.
         """
         log = JsonLines(self.folder / "training.jsonl", self.step) if self.accelerator.is_main_process else None
         if self._trackers and self.accelerator.is_main_process:
             self.accelerator.init_trackers("training")
         if self.step == 0:
             self.save(description)
-        figures: dict[str, float] = {}
-        losses: list[torch.Tensor] = []
         begun_s, begun_step = time.perf_counter(), self.step
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         batches = train.batches(self.seed, self.settings.batch_size, self.step, rank=rank, world=world)
         while self.step < self.settings.steps:
-            losses.append(self._train_step(Batch.from_window(train.gather(next(batches)), self.accelerator.device)))
+            self._losses.append(
+                self._train_step(Batch.from_window(train.gather(next(batches)), self.accelerator.device))
+            )
             last = self.step == self.settings.steps
             news: dict[str, float] = {}
             if self.step % LOG_EVERY == 0 or last:
-                news["loss"] = self._finite_mean(losses)
+                self.loss = news["loss"] = self._finite_mean(self._losses)
                 news["learning_rate"] = self.settings.learning_rate * self.settings.learning_rate_at(self.step - 1)
                 news["steps_per_s"] = (self.step - begun_step) / (time.perf_counter() - begun_s)
-                losses.clear()
+                self._losses.clear()
             if validation is not None and (self.step % self.settings.validation_every == 0 or last):
                 self.validation_loss = news["validation_loss"] = self._validate(validation)
             if news:
-                figures.update(news)
                 if log is not None:
                     log.write(self.step, news)
                 self.accelerator.log(news, step=self.step)
@@ -222,7 +230,6 @@ class Training:
                 self.save(description)
             report(self.step, news)
         self.accelerator.end_training()
-        return figures
 
     def _train_step(self, batch: Batch) -> torch.Tensor:
         for group in self.optimizer.param_groups:
@@ -237,9 +244,13 @@ class Training:
         self.average.update_parameters(self.policy)
         return loss.detach()
 
+    def _shared(self, losses: list[torch.Tensor]) -> torch.Tensor:
+        """Of each step the mean over the processes, each of which saw its own slice of the batch."""
+        return self.accelerator.reduce(torch.stack(losses), "mean")
+
     def _finite_mean(self, losses: list[torch.Tensor]) -> float:
         """Checked here and not at every step, which would wait for the device each time."""
-        mean = float(torch.stack(losses).mean())
+        mean = float(self._shared(losses).mean())
         if not math.isfinite(mean):
             raise UserError(
                 expected="a finite loss",
