@@ -34,6 +34,7 @@ from embodied.datasets.store_folder import COLLECT_REMEDY, create_folder, read_a
 from embodied.datasets.streaming_statistics import StreamingStatistics
 from embodied.datasets.time_arrays import COPY_REMEDY, TimeArrays
 from embodied.errors import UserError
+from embodied.protocols import DemonstrationStore
 from embodied.types import Episode, Json, Statistics, TaskSpec, json_differences
 
 LOCK_NAME = "writer.lock"
@@ -368,7 +369,7 @@ def _without_version(provenance: Json) -> Json:
     return {key: value for key, value in provenance.items() if key != "code_version"}
 
 
-def check_specs(store: EpisodeStore, spec: TaskSpec) -> None:
+def check_specs(store: DemonstrationStore, spec: TaskSpec) -> None:
     """Raise a UserError that lists every difference between the store's spec and the task's."""
     differences = store.spec.differences(spec)
     if differences:
@@ -379,7 +380,7 @@ def check_specs(store: EpisodeStore, spec: TaskSpec) -> None:
         )
 
 
-def require_complete(store: EpisodeStore, allow_partial: bool) -> None:
+def require_complete(store: DemonstrationStore, allow_partial: bool) -> None:
     """Raise a UserError if the store's collection did not finish, unless the user allows that."""
     if not store.is_complete and not allow_partial:
         raise UserError(

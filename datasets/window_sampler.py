@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
+from embodied.protocols import DemonstrationStore
 from embodied.types import Window
 
 
@@ -63,7 +63,7 @@ class WindowSampler:
 
     @classmethod
     def from_store(
-        cls, store: EpisodeStore, *, history: int, horizon: int, past: int = 0, episodes: np.ndarray | None = None
+        cls, store: DemonstrationStore, *, history: int, horizon: int, past: int = 0, episodes: np.ndarray | None = None
     ) -> WindowSampler:
         """Read the state vectors, side by side in the spec's order, and the clean actions of a store."""
         state = store.spec.flatten_state({spec.name: store.read(f"state/{spec.name}") for spec in store.spec.state})

@@ -11,15 +11,45 @@ from typing import Any
 
 from embodied.errors import UserError
 
+# "family/*" serves a whole family: the names that are files of conf/task/family, or, without such a folder, any name.
 TASKS = {
+    "adroit/door": "embodied.sim.adroit:DoorTask",
+    "adroit/hammer": "embodied.sim.adroit:HammerTask",
+    "adroit/pen": "embodied.sim.adroit:PenTask",
+    "adroit/relocate": "embodied.sim.adroit:RelocateTask",
+    "gymnasium/*": "embodied.sim.gymnasium_task:NamedGymnasiumTask",
+    "metaworld/*": "embodied.sim.metaworld_world:MetaworldTask",
+    "pusht/keypoints": "embodied.sim.pusht:PushTKeypoints",
+    "pusht/pixels": "embodied.sim.pusht:PushTPixels",
+    "pusht/state": "embodied.sim.pusht:PushTState",
+    "robosuite/can": "embodied.sim.can:CanTask",
+    "robosuite/door": "embodied.sim.robosuite_door:DoorTask",
     "robosuite/lift": "embodied.sim.lift:LiftTask",
+    "robosuite/square": "embodied.sim.square:SquareTask",
+    "robosuite/stack": "embodied.sim.stack:StackTask",
 }
 EXPERTS = {
+    "gymnasium/*": "embodied.sim.gymnasium_task:expert_of",
+    "metaworld/*": "embodied.sim.metaworld_expert:MetaworldExpert",
+    "robosuite/can": "embodied.sim.can:CanExpert",
+    "robosuite/door": "embodied.sim.robosuite_door:DoorExpert",
     "robosuite/lift": "embodied.sim.lift:LiftExpert",
+    "robosuite/square": "embodied.sim.square:SquareExpert",
+    "robosuite/stack": "embodied.sim.stack:StackExpert",
 }
 # By task family: the environment as its own users run it, to measure ours against.
 BARE_ENVIRONMENTS = {
+    "metaworld": "embodied.sim.metaworld_bare:BareMetaworld",
     "robosuite": "embodied.sim.robosuite_bare:BareRobosuite",
+}
+TASK_EXPERT = {"name": "task"}  # conf/expert/task.yaml
+# Experts made from a policy that a user has, for any task.
+TEACHERS = {
+    "lerobot": "embodied.policies.lerobot_teacher:LeRobotTeacher",
+    "module": "embodied.policies.module_teacher:ModuleTeacher",
+    "npz": "embodied.policies.npz_teacher:NpzTeacher",
+    "onnx": "embodied.policies.onnx_teacher:OnnxTeacher",
+    "torchscript": "embodied.policies.torchscript_teacher:TorchScriptTeacher",
 }
 POLICIES = {
     "diffusion": "embodied.policies.diffusion:DiffusionPolicy",
@@ -39,19 +69,42 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'? known: {listing}" if close else f"known: {listing}"
 
 
-def lookup(kind: str, registry: dict[str, str], name: str) -> Any:
+def names(registry: Mapping[str, str]) -> list[str]:
+    """Every name of `registry`, with those of whole families; "family/*" itself where any name will do."""
+    every: list[str] = []
+    for name in registry:
+        family, _, rest = name.partition("/")
+        every += (_family(family) if rest == "*" else None) or [name]
+    return every
+
+
+def is_known(registry: Mapping[str, str], name: str) -> bool:
+    """Whether `name` stands for something in `registry`."""
+    family = f"{name.partition('/')[0]}/*"
+    return name in names(registry) or (family in registry and family in names(registry))
+
+
+def lookup(kind: str, registry: Mapping[str, str], name: str) -> Any:
     """The object that `name` stands for in `registry`; imports its module.
 
     Raises:
         UserError: an unknown name; lists the known ones and the nearest.
     """
-    if name not in registry:
-        raise UserError(expected=f"the name of a {kind}", found=f"'{name}'", remedy=nearest(name, registry))
-    module, _, attribute = registry[name].partition(":")
+    if not is_known(registry, name):
+        raise UserError(expected=f"the name of a {kind}", found=f"'{name}'", remedy=nearest(name, names(registry)))
+    entry = registry[name] if name in registry else registry[f"{name.partition('/')[0]}/*"]
+    module, _, attribute = entry.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
-def make(kind: str, registry: dict[str, str], config: Mapping[str, Any], *given: Any, **supplied: Any) -> Any:
+def _family(family: str) -> list[str]:
+    """The tasks of conf/task/family, by name; none without such a folder."""
+    folder = resources.files("embodied.conf") / "task" / family
+    files = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    return [f"{family}/{file.removesuffix('.yaml')}" for file in files if file.endswith(".yaml")]
+
+
+def make(kind: str, registry: Mapping[str, str], config: Mapping[str, Any], *given: Any, **supplied: Any) -> Any:
     """Build what `config["name"]` stands for, with the rest of `config` as keyword arguments.
 
     Args:
@@ -80,18 +133,20 @@ def make_task(config: dict[str, Any]) -> Any:
     return make("task", TASKS, config)
 
 
-def make_expert(task: Any) -> Any:
-    """The expert for a task.
+def make_expert(task: Any, config: Mapping[str, Any] = TASK_EXPERT) -> Any:
+    """The expert for a task, of a conf/expert configuration: the task's own, or one of `TEACHERS`.
 
     Raises:
-        UserError: the task has none.
+        UserError: the task has none of its own, or the teacher does not fit.
     """
+    if config["name"] != TASK_EXPERT["name"]:
+        return make("expert", TEACHERS, config, task)
     name = task.spec.task
-    if name not in EXPERTS:
+    if not is_known(EXPERTS, name):
         raise UserError(
             expected=f"an expert for task {name}",
             found="none",
-            remedy="name a store with data.store=..., or another task",
+            remedy="choose a teacher (expert=npz, module, ...), a store with data.store=..., or another task",
         )
     return lookup("expert", EXPERTS, name)(task)
 
@@ -100,11 +155,12 @@ def task_config(name: str) -> dict[str, Any]:
     """The settings of a task as conf/task has them.
 
     Raises:
-        UserError: an unknown task.
+        UserError: an unknown task, or one without settings of its own.
     """
-    if name not in TASKS:
-        raise UserError(expected="the name of a task", found=f"'{name}'", remedy=nearest(name, TASKS))
+    file = resources.files("embodied.conf") / "task" / f"{name}.yaml"
+    if not is_known(TASKS, name) or not file.is_file():
+        raise UserError(expected="the name of a task", found=f"'{name}'", remedy=nearest(name, names(TASKS)))
     from omegaconf import OmegaConf
 
-    text = (resources.files("embodied.conf") / "task" / f"{name}.yaml").read_text(encoding="utf-8")
-    return OmegaConf.to_container(OmegaConf.create(text))  # type: ignore[return-value]
+    config = OmegaConf.create(file.read_text(encoding="utf-8"))
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

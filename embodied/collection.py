@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import embodied
-from embodied.catalog import make_expert, make_task
+from embodied.catalog import TASK_EXPERT, make_expert, make_task
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.episode_recorder import EpisodeRecorder
 from embodied.errors import UserError
@@ -87,9 +87,11 @@ def collect_episode(task: Task, expert: Expert, start_id: int, settings: Collect
 class _Collector:
     """What a simulation process keeps: its task and expert."""
 
-    def __init__(self, task_config: dict[str, Any], settings: CollectionSettings) -> None:
+    def __init__(
+        self, task_config: dict[str, Any], expert_config: Mapping[str, Any], settings: CollectionSettings
+    ) -> None:
         self._task = make_task(task_config)
-        self._expert = make_expert(self._task)
+        self._expert = make_expert(self._task, expert_config)
         self._settings = settings
 
     def __call__(self, start_id: int) -> Episode:
@@ -109,6 +111,7 @@ def collect(
     settings: CollectionSettings,
     workers: int | None,
     report: Callable[[EpisodeStore], None],
+    expert_config: Mapping[str, Any] = TASK_EXPERT,
 ) -> None:
     """Fill the store up to `settings.episodes` successful demonstrations, going on where it stands.
 
@@ -116,13 +119,14 @@ def collect(
     demonstration that fails is dropped and counted.
 
     Raises:
-        UserError: the expert fails again and again, a simulation process dies, the disk is full.
+        UserError: the expert does not fit the task or fails again and again, a simulation process dies, the
+            disk is full.
     """
     if store.is_complete:
         return
     next_start = settings.first_start + len(store.attempted_seeds)
     failures = 0
-    with ProcessPool(functools.partial(_Collector, task_config, settings), workers) as pool:
+    with ProcessPool(functools.partial(_Collector, task_config, expert_config, settings), workers) as pool:
         for start_id, episode in pool.map(itertools.count(next_start)):
             if episode.success_ever:
                 store.commit(episode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 import embodied
 from embodied.catalog import nearest
@@ -72,7 +73,9 @@ def check(
 
 def missing_keys(config: DictConfig) -> list[str]:
     """Dotted keys whose value is mandatory (`???`) and not given."""
-    return sorted(OmegaConf.missing_keys(config))
+    tree: Any = OmegaConf.to_container(config, resolve=False, throw_on_missing=False)
+    # Not OmegaConf's own missing_keys: it stumbles over an interpolation that leads to a missing value.
+    return sorted(path for path, value in _leaves(tree, "") if value == "???")
 
 
 def group_options(group: str) -> list[str]:
@@ -108,7 +111,8 @@ def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> DictCo
     try:
         config = compose(command, overrides=overrides)
         # Missing values are reported later, by name; here only interpolations are of interest.
-        OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        with suppress(InterpolationToMissingValueError):
+            OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
         _check_kinds(command, overrides, config, loader)
         return config
     except OverrideParseException as error:
@@ -225,6 +229,15 @@ def _known_keys(key: str, command: str, overrides: list[str]) -> _Known:
     prefix = f"{parent}." if parent else ""
     siblings = [path for path in paths if path.startswith(prefix) and "." not in path[len(prefix) :]]
     return _Known(sorted({*siblings, *(choices if not parent else [])}), paths)
+
+
+def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of everything in nested dicts that is no dict."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value
 
 
 def _paths(tree: Any, prefix: str) -> Iterator[str]:

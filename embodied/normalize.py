@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -26,10 +28,16 @@ class LimitsNormalizer(nn.Module):
         self.register_buffer("offset", torch.zeros(size))
 
     @torch.no_grad()
-    def fit(self, statistics: Statistics) -> None:
-        """Take scale and offset from `statistics` ([d] each, d as given to the constructor)."""
-        minimum = torch.as_tensor(statistics.minimum, dtype=torch.float64)
-        maximum = torch.as_tensor(statistics.maximum, dtype=torch.float64)
+    def fit(self, statistics: Statistics, tied: Sequence[Sequence[int]] = ()) -> None:
+        """Take scale and offset from `statistics` ([d] each, d as given to the constructor).
+
+        The elements of each group in `tied` share one scale, that of the widest among them.
+        """
+        minimum = torch.tensor(statistics.minimum, dtype=torch.float64)
+        maximum = torch.tensor(statistics.maximum, dtype=torch.float64)
+        for group in map(list, tied):
+            centre, span = (minimum + maximum)[group] / 2, (maximum - minimum)[group].max()
+            minimum[group], maximum[group] = centre - span / 2, centre + span / 2
         constant = maximum - minimum < SMALLEST_RANGE
         scale = torch.where(constant, 1.0, 2.0 / (maximum - minimum).clamp_min(SMALLEST_RANGE))
         self.scale.copy_(scale)

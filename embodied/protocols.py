@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from embodied.types import ActionChunk, Observation, Scene, Step, TaskSpec, Window
+from embodied.types import (
+    ActionChunk,
+    Episode,
+    Json,
+    Observation,
+    Scene,
+    Statistics,
+    Step,
+    TaskSpec,
+    Window,
+)
 
 
 @runtime_checkable
@@ -25,6 +36,14 @@ class Task(Protocol):
 
         Raises:
             UserError: the action has another shape, or is not finite.
+        """
+        ...
+
+    def observation(self) -> Observation:
+        """That of the last reset or step, again; an expert made from a policy acts on it.
+
+        Raises:
+            UserError: no reset yet.
         """
         ...
 
@@ -102,6 +121,58 @@ class TimedPolicy(Policy, Protocol):
 
     def timed_parts(self, history: Sequence[Observation]) -> dict[str, Callable[[], object]]:
         """ "encode": the observation encoder alone; "network_call": one bare forward pass at batch 1."""
+        ...
+
+
+class DemonstrationStore(Protocol):
+    """Demonstrations of one task, for reading, whatever format they are kept in."""
+
+    path: Path
+    spec: TaskSpec
+    provenance: Json
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """One for each episode, in their order; each has its `seed`, the number that it is called by."""
+        ...
+
+    @property
+    def dropped(self) -> Sequence[Any]:
+        """Attempts that were not kept."""
+        ...
+
+    @property
+    def expected_episodes(self) -> int: ...
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    @property
+    def total_steps(self) -> int: ...
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """Row after the last of each episode, cumulative: int64 [episodes]."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        ...
+
+    def episode(self, index: int) -> Episode:
+        """One episode by its place in `rows`."""
+        ...
+
+    def read(self, key: str) -> np.ndarray:
+        """A whole array in memory, [total_steps ...]: "state/<name>", "action", "image/<camera>", ..."""
+        ...
+
+    def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
+        """Of each element of these arrays."""
+        ...
+
+    def content_hash(self) -> str:
+        """Of what the data are, however they are stored."""
         ...
 
 

@@ -38,6 +38,17 @@ class CameraSpec:
 
 
 @dataclass(frozen=True)
+class ActionGroup:
+    """Elements of an action that are one quantity: what a difference between two such actions means."""
+
+    name: str
+    kind: Literal["position", "rotation"]  # differences are subtractions, or turns
+    elements: tuple[str, ...]  # names, in order; never binary ones
+    scale: float = 1.0  # an element of 1.0 stands for this many m, rad or other units of the reference; 1 for 6-D
+    reference: str | None = None  # the state vector with the quantity's present value; None where none shows it
+
+
+@dataclass(frozen=True)
 class ActionSpec:
     """What an action vector means, element by element."""
 
@@ -48,10 +59,21 @@ class ActionSpec:
     binary: tuple[bool, ...]  # True where only the two ends mean something (a gripper)
     representation: Literal["absolute", "delta"]
     rotation: Literal["axis_angle", "rotation_6d", "none"]
+    groups: tuple[ActionGroup, ...] | None = None  # elements in none are commands of their own; None: not stated
 
     @property
     def size(self) -> int:
         return len(self.elements)
+
+    @staticmethod
+    def from_json(data: Json) -> ActionSpec:
+        """The inverse of `dataclasses.asdict`; data written before there were groups do not state them."""
+        fields: Json = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        if fields.get("groups") is not None:
+            fields["groups"] = tuple(
+                ActionGroup(**{**group, "elements": tuple(group["elements"])}) for group in fields["groups"]
+            )
+        return ActionSpec(**fields)
 
     def clipped(self, action: np.ndarray) -> np.ndarray:
         """An action, [A], as float64 within the bounds.
@@ -122,21 +144,21 @@ class TaskSpec:
 
     @staticmethod
     def from_json(data: Json) -> TaskSpec:
-        action: Json = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data["action"].items()
-        }
         return TaskSpec(
             task=data["task"],
             state=tuple(StateSpec(s["name"], tuple(s["elements"]), s["unit"]) for s in data["state"]),
             cameras=tuple(CameraSpec(**camera) for camera in data["cameras"]),
-            action=ActionSpec(**action),
+            action=ActionSpec.from_json(data["action"]),
             control_hz=float(data["control_hz"]),
             horizon=int(data["horizon"]),
         )
 
     def differences(self, other: TaskSpec) -> list[str]:
-        """Each difference in words, `self` first; empty if the two agree."""
-        return json_differences(self.to_json(), other.to_json())
+        """Each difference in words, `self` first; empty if the two agree as far as both state what they are."""
+        mine, theirs = self.to_json(), other.to_json()
+        if self.action.groups is None or other.action.groups is None:
+            mine["action"], theirs["action"] = ({**spec["action"], "groups": None} for spec in (mine, theirs))
+        return json_differences(mine, theirs)
 
 
 def json_differences(one: Json, other: Json) -> list[str]:
@@ -318,3 +340,5 @@ class Scene:
     bodies: tuple[str, ...]
     geoms: tuple[Geom, ...]
     tool: int  # index of the body that the actions move (the end effector)
+    # Where an absolute action sends the tool: to targets @ [action, 1], m; 3 rows of A + 1. None where that is unknown.
+    targets: tuple[tuple[float, ...], ...] | None = None

@@ -1,6 +1,6 @@
 """What every policy that denoises chunks of actions shares: specs, normalisation, encoder, network, noise path.
 
-B batch, To history, H horizon, A action, S all state vectors side by side, C context.
+B batch, To history, H horizon, A action as the network sees it, S all state vectors side by side, C context.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from embodied.action_representation import ActionTransform, Anchors
 from embodied.catalog import NETWORKS, make, nearest
 from embodied.errors import UserError
 from embodied.normalize import LimitsNormalizer
@@ -38,6 +39,7 @@ class DenoisingPolicy(nn.Module, ABC):
         past: int,
         levels: int,
         clip: bool,
+        actions: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -49,6 +51,7 @@ class DenoisingPolicy(nn.Module, ABC):
             past: leading positions that lie before the newest observation.
             levels: N, noise levels.
             clip: keep predicted clean actions within [-1, 1], the normalised range of the data.
+            actions: how they are represented (`ActionTransform.from_settings`); None: as they were recorded.
         """
         super().__init__()
         if spec.cameras:
@@ -74,16 +77,35 @@ class DenoisingPolicy(nn.Module, ABC):
         self.action_steps = action_steps
         self.past = past
         self.clip = clip
+        self.actions = ActionTransform.from_settings(spec, actions)
+        self._anchor_row = self._find_anchor_row()
         self.state_normalizer = LimitsNormalizer(spec.state_size)
-        self.action_normalizer = LimitsNormalizer(spec.action.size)
-        sizes = {"action_size": spec.action.size, "context_size": history * spec.state_size, "horizon": horizon}
+        self.action_normalizer = LimitsNormalizer(self.actions.size)
+        sizes = {"action_size": self.actions.size, "context_size": history * spec.state_size, "horizon": horizon}
         self.network = make("network", NETWORKS, network, **sizes)
         self.path = NoisePath(levels)
 
+    def _find_anchor_row(self) -> int:
+        """Which observation of the history shows what a chunk's differences begin from, counted from the newest."""
+        if not self.actions.is_relative or self.actions.representation != "delta":
+            return -1
+        if self.history <= self.past:
+            raise UserError(
+                expected="policy.history above policy.past with policy.actions.representation=delta, whose first "
+                "difference is from what is observed at a chunk's first position",
+                found=f"history {self.history}, past {self.past}",
+                remedy="raise policy.history, or set policy.actions.representation=chunk_relative",
+            )
+        return -1 - self.past
+
     def fit_normalizers(self, state: Statistics, action: Statistics) -> None:
-        """Take the scaling of observations and actions from the data's statistics."""
+        """Take the scaling of observations and actions from the data's statistics, `action` of learned actions."""
         self.state_normalizer.fit(state)
-        self.action_normalizer.fit(action)
+        self.action_normalizer.fit(action, self.actions.tied)
+
+    def learned_actions(self, batch: Batch) -> Tensor:
+        """The batch's recorded actions in the policy's own representation, in its units: [B H A]."""
+        return self.actions.encode(batch.action_BHA, self.actions.anchors(batch.state_BTS[:, self._anchor_row]))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """The loss, so that wrappers for data-parallel training see it."""
@@ -95,7 +117,7 @@ class DenoisingPolicy(nn.Module, ABC):
 
     def noise_error(self, batch: Batch, level_BH: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error of the predicted noise where the batch is valid (DDPM, arXiv 2006.11239, eq. 14)."""
-        action_BHA = self.action_normalizer.normalize(batch.action_BHA)
+        action_BHA = self.action_normalizer.normalize(self.learned_actions(batch))
         noise_BHA = normal_like(action_BHA, generator)
         noisy_BHA = self.path.add_noise(action_BHA, noise_BHA, level_BH)
         predicted_BHA = self.network(noisy_BHA, level_BH.float() / self.path.levels, self.context(batch.state_BTS))
@@ -113,6 +135,13 @@ class DenoisingPolicy(nn.Module, ABC):
         state_BTS = torch.from_numpy(np.asarray(flat, dtype=np.float32))
         return self.context(state_BTS.to(self.device, non_blocking=True))
 
+    def anchors(self, histories: Sequence[Sequence[Observation]]) -> Anchors:
+        """What each history's chunk takes its differences from, on the CPU; () for actions without differences."""
+        if not self.actions.is_relative:
+            return ()
+        flat = [self.spec.flatten_state(history[self._anchor_row].state) for history in histories]
+        return self.actions.anchors(torch.from_numpy(np.asarray(flat, dtype=np.float32)))
+
     @property
     def device(self) -> torch.device:
         return self.state_normalizer.scale.device
@@ -121,7 +150,7 @@ class DenoisingPolicy(nn.Module, ABC):
         """The encoder and one bare network call at batch 1, for a latency report."""
         with torch.inference_mode():
             context = self.encode([history])
-            noisy = torch.zeros(1, self.horizon, self.spec.action.size, device=self.device)
+            noisy = torch.zeros(1, self.horizon, self.actions.size, device=self.device)
             level = torch.ones(1, self.horizon, device=self.device)
 
         @torch.inference_mode()
@@ -165,11 +194,13 @@ class DenoisingPolicy(nn.Module, ABC):
         self,
         buffer_BHA: Tensor,
         histories: Sequence[Sequence[Observation]],
+        anchors: Anchors,
         network_calls: int,
         preview_levels: np.ndarray | None = None,
     ) -> list[ActionChunk]:
         """The head of each denoised buffer in the task's units, with the noisy rest as a preview if there is one."""
-        actions = self.action_normalizer.denormalize(buffer_BHA[:, self.past :]).cpu().numpy()
+        learned = self.action_normalizer.denormalize(buffer_BHA).cpu()
+        actions = self.actions.decode(learned, anchors).numpy()[:, self.past :]
         head, rest = actions[:, : self.action_steps], actions[:, self.action_steps :]
         return [
             ActionChunk(

@@ -46,6 +46,7 @@ class DiffusionPolicy(DenoisingPolicy):
         clip: bool,
         sampler: Literal["ddim", "ddpm"],
         calls: int,
+        actions: Mapping[str, Any] | None = None,
     ) -> None:
         """`sampler` and `calls` may be changed later by `configure`; the rest is as in `DenoisingPolicy`."""
         super().__init__(
@@ -57,6 +58,7 @@ class DiffusionPolicy(DenoisingPolicy):
             past=past,
             levels=levels,
             clip=clip,
+            actions=actions,
         )
         self.sampler = sampler
         self.calls = calls
@@ -83,7 +85,7 @@ class DiffusionPolicy(DenoisingPolicy):
 
     @property
     def label(self) -> str:
-        return f"{self.sampler}-{self.calls}"
+        return f"{self.sampler}-{self.calls}{self.actions.suffix}"
 
     @property
     def calls_per_observation(self) -> int:
@@ -130,9 +132,9 @@ class DiffusionPolicy(DenoisingPolicy):
     ) -> tuple[list[ActionChunk], list[DiffusionState]]:
         """One chunk a session, each from its own noise; nothing is carried over but the count of observations."""
         draws = 1 + (self.path.levels if self.sampler == "ddpm" else 0)
-        shape = (draws, self.horizon, self.spec.action.size)
+        shape = (draws, self.horizon, self.actions.size)
         noise = torch.stack([seeded_normal(shape, state.seed, state.observations) for state in states]).to(self.device)
         fresh = noise[:, 1:] if self.sampler == "ddpm" else None
         buffer_BHA = self.sample(noise[:, 0], self.encode(histories), fresh)
-        chunks = self.chunks(buffer_BHA, histories, self.calls)
+        chunks = self.chunks(buffer_BHA, histories, self.anchors(histories), self.calls)
         return chunks, [DiffusionState(state.seed, state.observations + 1) for state in states]

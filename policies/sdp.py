@@ -21,9 +21,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from embodied.action_representation import Anchors
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.moving_reference import re_expressed
 from embodied.policies.seeded_noise import seeded_normal
 from embodied.types import ActionChunk, Observation, TaskSpec
 
@@ -78,6 +80,7 @@ class StreamingState:
     seed: int
     observations: int = 0
     buffer_HA: Tensor | None = None
+    anchors: Anchors = ()  # what the buffer's actions are differences from, if they are
 
 
 class StreamingDiffusionPolicy(DenoisingPolicy):
@@ -100,6 +103,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         initialization: Literal["zero", "denoise"],
         initial_calls: int,
         chunkwise: float,
+        actions: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -120,6 +124,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             past=past,
             levels=levels,
             clip=clip,
+            actions=actions,
         )
         if not 0.0 <= chunkwise <= 1.0:
             raise UserError(expected="policy.chunkwise between 0 and 1", found=str(chunkwise), remedy="change it")
@@ -129,6 +134,13 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
                 expected=f"policy.levels of at least {self.ladder.chunks}, the number of chunks in the buffer",
                 found=str(self.path.levels),
                 remedy="raise policy.levels or policy.action_steps",
+            )
+        if self.actions.is_relative and not self.actions.has_linear_change_of_base:
+            raise UserError(
+                expected="policy.actions.rotation=rotation_6d where policy sdp learns differences of rotations, since "
+                "only then can its noisy buffer follow the moving reference",
+                found=f"rotation {self.actions.rotation}, representation {self.actions.representation}",
+                remedy="set policy.actions.rotation=rotation_6d, or use policy=diffusion, which keeps no buffer",
             )
         self.chunkwise = chunkwise
         self.k = k
@@ -168,7 +180,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
 
     @property
     def label(self) -> str:
-        return f"sdp k={self.k}"
+        return f"sdp k={self.k}{self.actions.suffix}"
 
     @property
     def calls_per_observation(self) -> int:
@@ -240,7 +252,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         executed: Sequence[int],
     ) -> tuple[list[ActionChunk], list[StreamingState]]:
         """One chunk a session. Fresh sessions and running ones are two batches, since they take other calls."""
-        context_BC = self.encode(histories)
+        context_BC, anchors = self.encode(histories), self.anchors(histories)
         noise = [seeded_normal((2, *self._buffer_shape), s.seed, s.observations).to(self.device) for s in states]
         chunks: dict[int, ActionChunk] = {}
         buffers: dict[int, Tensor] = {}
@@ -252,18 +264,42 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             if fresh:
                 buffer_BHA = self.fresh_buffer(torch.stack([noise[b] for b in group]), context)
             else:
-                rolled = [self.roll(states[b].buffer_HA, executed[b], noise[b][0]) for b in group]
+                moved = [self._for_new_anchors(states[b], executed[b], _row(anchors, b)) for b in group]
+                rolled = [self.roll(moved[i], executed[b], noise[b][0]) for i, b in enumerate(group)]
                 buffer_BHA = self.denoise_cycle(torch.stack(rolled), context)
             calls = self.first_observation_calls if fresh else self.k
-            handed_out = self.chunks(buffer_BHA, [histories[b] for b in group], calls, self.preview_levels)
+            handed_out = self.chunks(
+                buffer_BHA, [histories[b] for b in group], _row(anchors, group), calls, self.preview_levels
+            )
             chunks.update(zip(group, handed_out, strict=True))
             buffers.update(zip(group, buffer_BHA.unbind(0), strict=True))
-        next_states = [StreamingState(s.seed, s.observations + 1, buffers[b]) for b, s in enumerate(states)]
+        next_states = [
+            StreamingState(s.seed, s.observations + 1, buffers[b], _row(anchors, b)) for b, s in enumerate(states)
+        ]
         return [chunks[b] for b in range(len(states))], next_states
+
+    def _for_new_anchors(self, state: StreamingState, executed: int, anchors: Anchors) -> Tensor:
+        """The session's buffer; if it holds differences, from what the newest observation shows."""
+        if not self.actions.is_relative:
+            return state.buffer_HA
+        signal_H1 = self._tables(state.buffer_HA.device).end_signal
+        return re_expressed(
+            state.buffer_HA,
+            executed,
+            state.anchors,
+            anchors,
+            signal_H1=signal_H1,
+            actions=self.actions,
+            normalizer=self.action_normalizer,
+        )
 
     @property
     def _buffer_shape(self) -> tuple[int, int]:
-        return self.horizon, self.spec.action.size
+        return self.horizon, self.actions.size
+
+
+def _row(anchors: Anchors, sessions: int | list[int]) -> Anchors:
+    return tuple(anchor[sessions] for anchor in anchors)
 
 
 class _Tables:
@@ -282,6 +318,7 @@ class _Tables:
         def raising(level_H: Tensor, to_level_H: Tensor) -> tuple[Tensor, Tensor]:
             return path.raising(level_H.to(device), to_level_H.to(device))
 
+        self.end_signal = raising(clean_H, policy.end_H)[0]
         self.cycle = moves(ladder.cycle(policy.k))
         calls = policy.initial_calls
         constant = [torch.full_like(clean_H, path.levels * (calls - call) // calls) for call in range(calls + 1)]

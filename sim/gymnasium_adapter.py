@@ -90,10 +90,12 @@ def from_gymnasium(
         UserError: another kind of space, unbounded actions, no success signal, or an environment that truncates
             before the horizon.
     """
-    return _GymnasiumTask(env, task, control_hz, horizon, success, instruction)
+    return GymnasiumTask(env, task, control_hz, horizon, success, instruction)
 
 
-class _GymnasiumTask:
+class GymnasiumTask:
+    """What `from_gymnasium` returns; its docstring explains the arguments."""
+
     def __init__(
         self,
         env: gymnasium.Env,
@@ -127,9 +129,15 @@ class _GymnasiumTask:
         self._instruction = instruction
         self._random = GlobalRandomStream()
         self._mujoco_scene: MujocoScene | None = None
+        self._observation: Observation | None = None  # None before the first reset
         self._steps = 0
         self._running = False
         self._success_ever = False
+
+    @property
+    def env(self) -> gymnasium.Env:
+        """The environment itself, for an expert that reads its state."""
+        return self._env
 
     def reset(self, start_id: int) -> Observation:
         self._random.seed(start_id % _START_IDS)
@@ -161,6 +169,13 @@ class _GymnasiumTask:
             truncated=truncated,
             info={"success": success, "success_ever": self._success_ever},
         )
+
+    def observation(self) -> Observation:
+        if self._observation is None:
+            raise UserError(
+                expected="reset before an observation", found="no reset", remedy="call task.reset(start_id)"
+            )
+        return self._observation
 
     def physics_state(self) -> np.ndarray:
         """Of a MuJoCo environment; empty for any other, which cannot be drawn again."""
@@ -196,12 +211,13 @@ class _GymnasiumTask:
             if isinstance(self._env.observation_space, spaces.Dict)
             else {_only_name(self.spec): observation}
         )
-        return Observation(
+        self._observation = Observation(
             state={spec.name: np.array(parts[spec.name], np.float32).reshape(-1) for spec in self.spec.state},
             images={camera.name: np.array(parts[camera.name], np.uint8) for camera in self.spec.cameras},
             instruction=self._instruction,
             time_s=self._steps * self.spec.dt_s,
         )
+        return self._observation
 
     def _drawing(self) -> MujocoScene | None:
         model = getattr(self._simulator, "model", None)
@@ -263,5 +279,5 @@ def _require_time(env: gymnasium.Env, task: str, horizon: int) -> None:
         raise UserError(
             expected=f"a horizon of {task} from 1 to the environment's own limit of {limit or 'no'} steps",
             found=str(horizon),
-            remedy="choose another horizon, or make the environment with max_episode_steps=None",
+            remedy="choose another horizon, or make the environment with max_episode_steps=-1",
         )

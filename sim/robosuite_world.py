@@ -17,7 +17,7 @@ from embodied.sim.camera_renderer import CameraRenderer
 from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
-from embodied.types import ActionSpec, CameraSpec, Observation, Scene, StateSpec, Step, TaskSpec
+from embodied.types import ActionGroup, ActionSpec, CameraSpec, Observation, Scene, StateSpec, Step, TaskSpec
 
 # One arm on a fixed base, one gripper with one command: the robots whose actions are the seven elements below.
 # (MuJoCo 3.9 refuses Sawyer's meshes.)
@@ -76,6 +76,7 @@ class RobosuiteTask(ABC):
         self.robot = robot
         self._robot = self._env.robots[0]
         self._mujoco_scene: MujocoScene | None = None
+        self._observation: Observation | None = None  # None before the first reset
         self._steps: int | None = None  # of the present episode; None before the first reset
         self._success_ever = False
         self.spec = TaskSpec(
@@ -154,6 +155,18 @@ class RobosuiteTask(ABC):
             info={"success": success, "success_ever": self._success_ever},
         )
 
+    def observation(self) -> Observation:
+        """That of the last reset or step.
+
+        Raises:
+            UserError: no reset yet.
+        """
+        if self._observation is None:
+            raise UserError(
+                expected="reset before an observation", found="no reset", remedy="call task.reset(start_id)"
+            )
+        return self._observation
+
     def physics_state(self) -> np.ndarray:
         """Positions and velocities, float64 [n]; the episode's start id gives the model that goes with them."""
         return self._drawing().physics_state(self.data)
@@ -210,12 +223,13 @@ class RobosuiteTask(ABC):
 
     def _observe(self) -> Observation:
         state = self.read_state()
-        return Observation(
+        self._observation = Observation(
             state={spec.name: np.asarray(state[spec.name], dtype=np.float32) for spec in self.spec.state},
             images=self._renderer.render(self.model, self.data) if self._renderer is not None else {},
             instruction=self.instruction,
             time_s=(self._steps or 0) * self.spec.dt_s,
         )
+        return self._observation
 
 
 def _make_environment(environment: str, robot: str, control_hz: float, horizon: int) -> Any:
@@ -246,14 +260,19 @@ def _make_environment(environment: str, robot: str, control_hz: float, horizon: 
 def _action_spec(robot: Any) -> ActionSpec:
     """Six displacements in the robot's base frame and the gripper; the units are the controller's own scales."""
     metres, radians = _controller_scale(robot)
+    position, rotation = ("x", "y", "z"), ("rotation_x", "rotation_y", "rotation_z")
     return ActionSpec(
-        elements=("x", "y", "z", "rotation_x", "rotation_y", "rotation_z", "gripper"),
+        elements=(*position, *rotation, "gripper"),
         units=(f"{metres:g} m",) * 3 + (f"{radians:g} rad",) * 3 + ("1 closes, -1 opens",),
         low=(-1.0,) * 7,
         high=(1.0,) * 7,
         binary=(False,) * 6 + (True,),
         representation="delta",
         rotation="axis_angle",
+        groups=(
+            ActionGroup("tool_position", "position", position, scale=metres),
+            ActionGroup("tool_rotation", "rotation", rotation, scale=radians),
+        ),
     )
 
 

@@ -13,6 +13,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 
 REQUIRE_ALL = "EMBODIED_REQUIRE_ALL"
+SHARED_DATA = "EMBODIED_SHARED_DATA"  # a folder of data that others made; nobody is required to have it
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,9 +30,20 @@ def _fail_if_skipped(report):
     """With EMBODIED_REQUIRE_ALL=1 a skipped test, or a skipped file, is a failure that gives the reason."""
     if os.environ.get(REQUIRE_ALL) == "1" and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if SHARED_DATA in reason:
+            return report
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid}: {reason} ({REQUIRE_ALL}=1 allows no skipped test)"
     return report
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of data that others made; without it the test is skipped."""
+    folder = os.environ.get(SHARED_DATA)
+    if not folder or not Path(folder).is_dir():
+        pytest.skip(f"{SHARED_DATA} does not name a folder with data that others made")
+    return Path(folder)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def evaluation(outcomes: str, *, setting: str = "sdp k=2", p50: float = 2.0, act
             "success_last": outcome == "1" and index > 0,
             "first_success": 40 if outcome == "1" else None,
             "return": 1.0 if outcome == "1" else 0.0,
+            "max_reward": None if outcome == "e" else float(outcome == "1"),
             "length": 0 if outcome == "e" else 100,
             "error": "the simulator died" if outcome == "e" else None,
             "recording": None,
@@ -67,6 +68,7 @@ def evaluation(outcomes: str, *, setting: str = "sdp k=2", p50: float = 2.0, act
         "episodes": episodes,
         "success": {"ever": rate, "last": rate},
         "mean_return": k / n,
+        "mean_max_reward": {"mean": k / n, "n": n, "low": low, "high": high},
         "mean_steps_to_success": 40.0 if k else None,
         "errors": outcomes.count("e"),
         "timings": {

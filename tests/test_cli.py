@@ -334,7 +334,7 @@ def complete(line: str, capsys, monkeypatch) -> list[str]:
         ("embodied co", ["collect ", "compare "]),
         ("embodied --v", ["--version"]),
         ("embodied train policy=s", ["policy=sdp"]),
-        ("embodied train task=", ["task=robosuite/lift"]),
+        ("embodied train task=robosuite/l", ["task=robosuite/lift"]),
         ("embodied train -m policy=diffusion policy.cal", ["policy.calls="]),
         ("embodied eval outputs/x=1 episod", ["episodes="]),
         ("embodied compare a b conf", ["confidence="]),

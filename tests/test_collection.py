@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from toy_specs import ReachExpert, ReachTask, toy_settings
 
 from embodied import catalog, collection
+from embodied.catalog import TASK_EXPERT
 from embodied.collection import bounded_noise, collect, collect_episode
 from embodied.commands import collect as collect_command
 from embodied.commands import train as train_command
@@ -188,7 +189,9 @@ class TestCommand:
     @pytest.fixture
     def config(self, tmp_path, toy_catalog):
         where = {"run_root": str(tmp_path), "name": None, "force": False, "resume": None, "workers": 1, "store": None}
-        return OmegaConf.create({**where, "task": {"name": "toy/reach"}, **vars(toy_settings(episodes=2))})
+        return OmegaConf.create(
+            {**where, "task": {"name": "toy/reach"}, "expert": TASK_EXPERT, **vars(toy_settings(episodes=2))}
+        )
 
     def test_a_finished_collection_is_found_again(self, config, capsys):
         summary = collect_command.run(config)
@@ -213,7 +216,7 @@ class TestCommand:
         assert without_timings(json.loads(summary.read_text())) == before
 
     def test_train_collects_again_too(self, config, tmp_path, capsys):
-        keys = ("run_root", "workers", "task")
+        keys = ("run_root", "workers", "task", "expert")
         collection = {name: config[name] for name in vars(toy_settings())}
         values = {**{key: config[key] for key in keys}, "data": {"store": None}, "collect": collection}
         directory = RunDirectory(tmp_path, "train", OmegaConf.create(values))

@@ -70,7 +70,7 @@ def test_a_newer_store(store_class, make_store):
 def test_unreadable_metadata(store_class, make_store):
     folder = make_store(1)
     edit_attributes(folder, spec={"task": "robosuite/lift"})
-    with pytest.raises(UserError, match=r"readable metadata .* found KeyError: 'action'"):
+    with pytest.raises(UserError, match=r"readable metadata .* found KeyError: 'state'"):
         store_class.open(folder, writable=True)
     (folder / "zarr.json").write_text('{"attributes": {')
     with pytest.raises(UserError, match="readable metadata of the store at"):

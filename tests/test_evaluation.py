@@ -153,6 +153,23 @@ def test_an_error_of_the_simulator_is_not_a_failure_of_the_policy(tmp_path):
     assert all(row["error"] is None and row["success_ever"] for row in rows if row["start"] != 2)
 
 
+def test_the_maximum_reward_is_that_of_the_best_step(tmp_path):
+    rows, rollout = evaluate(plan(tmp_path, make_task=BrokenTask), tmp_path, 1, silent)
+    best = {row["start"]: row["max_reward"] for row in rows}
+    assert best[rollout.episode.seed] == pytest.approx(float(rollout.episode.reward.max()))
+    assert best[2] is None and all(-0.05 < best[start] <= 0 for start in best if start != 2), "minus the distance left"
+
+
+def test_rows_without_a_maximum_reward_run_again(tmp_path):
+    expected, _ = evaluate(plan(tmp_path), tmp_path, 1, silent)
+    lines = [json.loads(line) for line in (tmp_path / RESULTS).read_text().splitlines()]
+    earlier = [{key: value for key, value in row.items() if key != "max_reward"} for row in lines[:2]]
+    (tmp_path / RESULTS).write_text("".join(json.dumps(row) + "\n" for row in [*earlier, *lines[2:]]))
+    ran = []
+    rows, _ = evaluate(plan(tmp_path), tmp_path, 1, lambda rows: ran.append(rows[-1]["start"]))
+    assert ran == [0, 1] and rows == expected
+
+
 def test_errors_alone_are_named(tmp_path):
     with pytest.raises(UserError, match="at least one episode .* the simulator broke"):
         evaluate(plan(tmp_path, make_task=BrokenTask, starts=[2]), tmp_path, 1, silent)

@@ -13,6 +13,7 @@ from scipy.stats import binom, multinomial
 from embodied.errors import UserError
 from embodied.evaluation.latency import latency_summary
 from embodied.evaluation.statistics import (
+    bootstrap_mean_interval,
     clopper_pearson_interval,
     exact_mcnemar,
     exact_sign_flip,
@@ -218,3 +219,26 @@ def test_the_interval_takes_means_over_seeds():
     assert paired_difference_interval(5.0, 4.0, 2.0, 9.0) == whole
     half = paired_difference_interval(5.0, 3.5, 2.5, 9.0)
     assert half[0] < 1 / 20 < half[1] and half[0] < whole[0]
+
+
+def test_the_bootstrap_of_many_values_is_the_normal_interval():
+    values = np.random.default_rng(3).uniform(0, 1, 400)
+    low, high = bootstrap_mean_interval(values)
+    half_width = Z_95 * values.std() / math.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - half_width, abs=0.1 * half_width)
+    assert high == pytest.approx(values.mean() + half_width, abs=0.1 * half_width)
+    assert bootstrap_mean_interval(values) == (low, high), "the seed is fixed"
+    narrower = bootstrap_mean_interval(values, confidence=0.5)
+    assert low < narrower[0] < values.mean() < narrower[1] < high
+
+
+def test_the_bootstrap_stays_within_bounded_rewards():
+    low, high = bootstrap_mean_interval([1.0] * 28 + [0.2, 0.4])
+    assert 0.85 < low < 28.6 / 30 < high <= 1.0
+    assert bootstrap_mean_interval([0.3]) == bootstrap_mean_interval([0.3] * 7) == (0.3, 0.3)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(([],), "n of at least 1"), (([1.0], 1.0), "confidence between")])
+def test_the_bootstrap_names_mistakes(arguments, message):
+    with pytest.raises(UserError, match=message):
+        bootstrap_mean_interval(*arguments)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from toy_policies import SDP, TINY
-from toy_specs import toy_episodes, toy_spec
+from toy_specs import absolute_spec, toy_episodes, toy_spec
 
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.datasets.window_sampler import WindowSampler, split_episodes
@@ -264,9 +264,7 @@ def test_fine_tuning_starts_from_the_weights_and_normalisation_of_the_checkpoint
 def test_fine_tuning_refuses_another_task_and_another_network(tmp_path, store, uninterrupted):
     other = dataclasses.replace(toy_spec(), task="toy/other")
     with pytest.raises(UserError, match="a checkpoint for task toy/other in init=.* found one for toy/reach"):
-        job(tmp_path, store, spec=other, init=str(uninterrupted[0]))._make_policy(
-            EpisodeStore.open(store).statistics(["state/point", "state/goal", "action"])
-        )
+        job(tmp_path, store, spec=other, init=str(uninterrupted[0]))._make_policy(EpisodeStore.open(store))
     with pytest.raises(UserError, match="the network of init=.*'width': 16.*found .*'width': 32"):
         job(tmp_path, store, network={**TINY, "width": 32}, init=str(uninterrupted[0])).run(quiet)
     with pytest.raises(UserError, match="a checkpoint in .* found no such folder"):
@@ -276,7 +274,7 @@ def test_fine_tuning_refuses_another_task_and_another_network(tmp_path, store, u
 def trained_in_one_process(job):
     """The weights after the job's steps and the mean loss, with each global batch in one process, slice by slice."""
     store, settings = EpisodeStore.open(job.store), job.settings
-    policy = job._make_policy(store.statistics(["state/point", "state/goal", "action"]))
+    policy, _ = job._make_policy(store)
     episodes, _ = split_episodes(len(store), settings.validation_share, job.seed)
     windows = WindowSampler.from_store(
         store, history=policy.history, horizon=policy.horizon, past=policy.past, episodes=episodes
@@ -298,6 +296,54 @@ def trained_in_one_process(job):
         optimizer.step()
         losses.append(loss.item())
     return policy.state_dict(), np.mean(losses)
+
+
+@pytest.fixture(scope="module")
+def absolute_store(tmp_path_factory):
+    """The toy demonstrations, with the point's next place as action."""
+    path = tmp_path_factory.mktemp("data") / "absolute.zarr"
+    with EpisodeStore.create(path, absolute_spec(), expected_episodes=8, provenance={}) as store:
+        for episode in toy_episodes(8):
+            place = episode.state["point"] + 0.1 * episode.action[:, :2]
+            action = np.concatenate([place, episode.action[:, 2:]], axis=1)
+            store.commit(dataclasses.replace(episode, task=absolute_spec().task, action=action, executed=action))
+    return path
+
+
+@pytest.mark.parametrize("representation", ["delta", "chunk_relative"])
+def test_the_normaliser_is_fitted_to_the_actions_that_are_learned(tmp_path, absolute_store, representation):
+    """Against differences made here, window by window, from the episodes."""
+    policy = {**SDP, "actions": {"representation": representation}}
+    settings = dataclasses.replace(SETTINGS, steps=2)
+    job(tmp_path, absolute_store, settings, spec=absolute_spec(), policy=policy).run(quiet)
+    loaded, description = load_policy(find_checkpoint(tmp_path))
+    rows = []
+    store = EpisodeStore.open(absolute_store)
+    for index in range(len(store)):
+        episode = store.episode(index)
+        for t in range(episode.length):
+            window = episode.action[np.minimum(np.arange(t, t + 16), episode.length - 1)].astype(np.float64)
+            here = episode.state["point"][t]
+            before = np.concatenate([here[None], window[:-1, :2]]) if representation == "delta" else here
+            rows.append(np.concatenate([window[:, :2] - before, window[:, 2:]], axis=1))
+    rows = np.concatenate(rows)
+    written = description.statistics["learned_action"]
+    for name, expected in {"minimum": rows.min(0), "maximum": rows.max(0), "mean": rows.mean(0)}.items():
+        np.testing.assert_allclose(written[name], expected, atol=1e-6)
+    assert written["count"] == len(rows)
+    normal = loaded.action_normalizer.normalize(torch.from_numpy(rows).float())
+    assert normal.abs().max() == pytest.approx(1.0, abs=1e-4)
+    assert loaded.actions.representation == representation
+
+
+def test_fine_tuning_refuses_another_representation_of_actions(tmp_path, absolute_store):
+    """Of the same size, so that the weights alone would fit."""
+    run = functools.partial(job, settings=dataclasses.replace(SETTINGS, steps=1), spec=absolute_spec())
+    run(tmp_path / "absolute", absolute_store).run(quiet)
+    policy = {**SDP, "actions": {"representation": "chunk_relative"}}
+    again = run(tmp_path / "relative", absolute_store, policy=policy, init=str(tmp_path / "absolute"))
+    with pytest.raises(UserError, match="representation of actions of init=.*: absolute, .* found chunk_relative, "):
+        again.run(quiet)
 
 
 def test_two_processes_train_the_same_policy_together(tmp_path, store):

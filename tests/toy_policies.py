@@ -17,21 +17,22 @@ SDP = {"name": "sdp", **SHARED, "k": 2, "initialization": "denoise", "initial_ca
 DIFFUSION = {"name": "diffusion", **SHARED, "sampler": "ddim", "calls": 4}
 
 
-def toy_policy(policy, network=TINY, seed=0, **settings):
+def toy_policy(policy, network=TINY, spec=None, seed=0, **settings):
     """With random weights everywhere: the networks' own start, where every block is the identity, would hide faults."""
     torch.manual_seed(seed)
-    built = build_policy(toy_spec(), {**policy, **settings}, network)
+    built = build_policy(spec or toy_spec(), {**policy, **settings}, network)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     return built.eval()
 
 
-def toy_stream(seed, steps):
+def toy_stream(seed, steps, spec=None):
     generator = torch.Generator().manual_seed(seed)
     return [
         Observation(
-            state={name: torch.randn(2, generator=generator).numpy() for name in ("point", "goal")}, time_s=t * 0.1
+            state={s.name: torch.randn(s.size, generator=generator).numpy() for s in (spec or toy_spec()).state},
+            time_s=t * 0.1,
         )
         for t in range(steps)
     ]

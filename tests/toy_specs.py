@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from embodied.collection import CollectionSettings, collect_episode
-from embodied.types import ActionSpec, Episode, Geom, Observation, Scene, StateSpec, Step, TaskSpec
+from embodied.types import ActionGroup, ActionSpec, Episode, Geom, Observation, Scene, StateSpec, Step, TaskSpec
 
 SPEED = 0.1  # m a step at full action
 
@@ -29,6 +31,47 @@ def toy_spec(horizon: int = 40) -> TaskSpec:
     )
 
 
+def absolute_spec() -> TaskSpec:
+    """The same point, told where to be rather than how to move."""
+    action = dataclasses.replace(
+        toy_spec().action,
+        elements=("x", "y", "grip"),
+        units=("m", "m", "closed"),
+        representation="absolute",
+        groups=(ActionGroup("target", "position", ("x", "y"), reference="point"),),
+    )
+    return dataclasses.replace(toy_spec(), task="toy/reach_absolute", action=action)
+
+
+def arm_spec() -> TaskSpec:
+    """A hand's pose as absolute target, a gripper, and a knob; the groups' elements stand apart and out of order."""
+    position, turn = ("x", "y", "z"), ("turn_x", "turn_y", "turn_z")
+    return TaskSpec(
+        task="toy/arm",
+        state=(
+            StateSpec("opening", ("width",), "m"),
+            StateSpec("hand_quaternion", ("x", "y", "z", "w"), "quaternion xyzw"),
+            StateSpec("hand_position", position, "m"),
+        ),
+        cameras=(),
+        action=ActionSpec(
+            elements=("gripper", "turn_y", "turn_z", "turn_x", "knob", *position),
+            units=("closed", *("0.5 rad",) * 3, "turns", *("0.1 m",) * 3),
+            low=(-10.0,) * 8,
+            high=(10.0,) * 8,
+            binary=(True, *(False,) * 7),
+            representation="absolute",
+            rotation="axis_angle",
+            groups=(
+                ActionGroup("position", "position", position, scale=0.1, reference="hand_position"),
+                ActionGroup("rotation", "rotation", turn, scale=0.5, reference="hand_quaternion"),
+            ),
+        ),
+        control_hz=10.0,
+        horizon=40,
+    )
+
+
 class ReachTask:
     """Success: within 5 cm of the goal."""
 
@@ -43,7 +86,11 @@ class ReachTask:
 
     def _observe(self) -> Observation:
         state = {"point": self.point.astype(np.float32), "goal": self.goal.astype(np.float32)}
-        return Observation(state=state, instruction="reach the goal", time_s=self.t * self.spec.dt_s)
+        self._observation = Observation(state=state, instruction="reach the goal", time_s=self.t * self.spec.dt_s)
+        return self._observation
+
+    def observation(self) -> Observation:
+        return self._observation
 
     def step(self, action: np.ndarray) -> Step:
         self.point = self.point + SPEED * np.clip(action[:2], -1, 1)

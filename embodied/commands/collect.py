@@ -1,4 +1,4 @@
-"""`embodied collect`: the task's expert, run in simulation into a store."""
+"""`embodied collect`: the task's expert, or a teacher that the user has, run in simulation into a store."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from embodied.console import Progress, say
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
 from embodied.evaluation.statistics import wilson_interval
+from embodied.fingerprint import fingerprint
 from embodied.run_directory import RunDirectory
 from embodied.types import TaskSpec
 
@@ -34,6 +35,7 @@ def run(config: DictConfig) -> Path:
 
 
 def open_run(config: DictConfig) -> RunDirectory:
+    config = with_teacher_content(config)
     stem = f"{config.task.name}-{config.episodes}"
     return RunDirectory.open("collect", stem, config)
 
@@ -45,6 +47,20 @@ def settings(config: DictConfig) -> CollectionSettings:
         UserError: values that do not fit.
     """
     return CollectionSettings(**{name: config[name] for name in SETTINGS})
+
+
+def with_teacher_content(config: DictConfig) -> DictConfig:
+    """The configuration with the hash of the expert's file in it, so that another content is another run.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    expert = config.expert
+    if expert.get("path") is None or expert.sha256 is not None:
+        return config
+    config = config.copy()
+    config.expert.sha256 = fingerprint(expert.path)
+    return config
 
 
 def store_path(directory: RunDirectory) -> Path:
@@ -73,7 +89,7 @@ def task_spec(task_config: dict[str, Any]) -> TaskSpec:
 def _collect(directory: RunDirectory) -> Path:
     config = directory.config
     chosen = settings(config)
-    task_config: dict[str, Any] = OmegaConf.to_container(config.task, resolve=True)  # type: ignore[assignment]
+    task_config, expert_config = _plain(config.task), _plain(config.expert)
     spec = task_spec(task_config)
     path = store_path(directory)
     begun_s = time.perf_counter()
@@ -81,7 +97,12 @@ def _collect(directory: RunDirectory) -> Path:
         path,
         spec,
         expected_episodes=chosen.episodes,
-        provenance={"task": task_config, "collection": vars(chosen), "code_version": embodied.__version__},
+        provenance={
+            "task": task_config,
+            "expert": expert_config,
+            "collection": vars(chosen),
+            "code_version": embodied.__version__,
+        },
         expected_bytes=expected_bytes(spec, chosen.episodes),
     )
     with store:
@@ -93,17 +114,22 @@ def _collect(directory: RunDirectory) -> Path:
                 attempts = len(store) + len(store.dropped)
                 progress.advance(len(store) - progress.done, success=len(store) / attempts)
 
-            collect(store, task_config, chosen, config.workers, report)
-        summary = directory.write_summary(_summary(store, time.perf_counter() - begun_s))
+            collect(store, task_config, chosen, config.workers, report, expert_config)
+        summary = directory.write_summary(_summary(store, expert_config, time.perf_counter() - begun_s))
     say(f"{len(store)} demonstrations, {store.total_steps} steps, in {path}")
     return summary
 
 
-def _summary(store: EpisodeStore, wall_s: float) -> dict[str, Any]:
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def _summary(store: EpisodeStore, expert: dict[str, Any], wall_s: float) -> dict[str, Any]:
     attempts = len(store) + len(store.dropped)
     low, high = wilson_interval(len(store), attempts)
     return {
         "task": store.spec.task,
+        "expert": expert,
         "store": str(store.path),
         "episodes": len(store),
         "steps": store.total_steps,

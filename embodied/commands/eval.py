@@ -16,7 +16,7 @@ from embodied.console import Progress, say
 from embodied.errors import UserError
 from embodied.evaluation.latency import measure_latency
 from embodied.evaluation.runner import RESULTS, EvaluationPlan, ResultFile, evaluate
-from embodied.evaluation.statistics import wilson_interval
+from embodied.evaluation.statistics import bootstrap_mean_interval, wilson_interval
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_policy
 from embodied.policies.seeded_noise import mixed_seed
@@ -149,9 +149,17 @@ def _evaluate(
     calls = policy.calls_per_observation
     say(
         f"{policy.label}: success {ever['k']}/{ever['n']} [{ever['low']:.3f}, {ever['high']:.3f}], "
-        f"{calls} network calls and {latency['p50']:.2f} ms an observation (p95 {latency['p95']:.2f})"
+        f"{_graded(result)}{calls} network calls and {latency['p50']:.2f} ms an observation (p95 {latency['p95']:.2f})"
     )
     return summary
+
+
+def _graded(result: Json) -> str:
+    """The mean maximum reward in words; nothing where rewards are all 0 or 1 and say no more than success does."""
+    if all(row["return"] == round(row["return"]) for row in result["episodes"]):
+        return ""
+    reward = result["mean_max_reward"]
+    return f"mean maximum reward {reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}], "
 
 
 def observations_of(rollout: Rollout) -> list[Observation]:
@@ -181,9 +189,16 @@ def _figures(rows: list[Json]) -> Json:
         "episodes": rows,
         "success": {"ever": success("success_ever"), "last": success("success_last")},
         "mean_return": float(np.mean([row["return"] for row in ran])),
+        "mean_max_reward": _mean_max_reward([row["max_reward"] for row in ran]),
         "mean_steps_to_success": float(np.mean(steps)) if steps else None,
         "errors": len(rows) - len(ran),
     }
+
+
+def _mean_max_reward(rewards: list[float]) -> Json:
+    """The score of tasks whose reward is graded, such as Push-T: of each episode its best step."""
+    low, high = bootstrap_mean_interval(rewards)
+    return {"mean": float(np.mean(rewards)), "n": len(rewards), "low": low, "high": high}
 
 
 def _facts(policy: DenoisingPolicy, description: PolicyDescription, checkpoint: Path) -> Json:

@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 
 from embodied.catalog import make_task
 from embodied.console import say
-from embodied.datasets.episode_store import EpisodeStore
+from embodied.datasets.open_store import is_store, open_store
 from embodied.errors import UserError
+from embodied.protocols import DemonstrationStore
 from embodied.replay.recording import write_demonstration, write_recording
 from embodied.replay.rollout_file import load_rollout, read_start_id
 from embodied.replay.viewer import how_to_view, open_recording
@@ -95,7 +96,7 @@ def _find(path: Path, start: int | None, run_root: Path) -> _Source:
         return _Source("recording", path)
     if path.is_file() and path.suffix == ".npz":
         return _rollout([path], start, path)
-    if (path / "zarr.json").is_file():
+    if is_store(path):
         return _episode(path, start)
     if not (path / ROLLOUTS).is_dir():
         path = _evaluation_of(find_run(path, commands=["eval", "train", "collect"], run_root=run_root))
@@ -121,7 +122,7 @@ def _rollout(files: list[Path], start: int | None, where: Path) -> _Source:
 
 
 def _episode(path: Path, start: int | None) -> _Source:
-    seeds = [row.seed for row in EpisodeStore.open(path).rows]
+    seeds = [row.seed for row in open_store(path).rows]
     chosen = _choose(seeds, start, path)
     return _Source("demonstration", path, chosen, seeds.index(chosen))
 
@@ -155,7 +156,7 @@ def _write(source: _Source, recording: Path) -> Json:
         saved = load_rollout(source.path)
         write_recording(recording, saved, f"{saved.rollout.episode.task}, start {source.start}")
         return _about(saved.rollout.episode)
-    store = EpisodeStore.open(source.path)
+    store = open_store(source.path)
     episode = store.episode(source.index)
     scene_task = _task_of(store, episode)
     try:
@@ -168,7 +169,7 @@ def _write(source: _Source, recording: Path) -> Json:
     return _about(episode)
 
 
-def _task_of(store: EpisodeStore, episode: Episode):
+def _task_of(store: DemonstrationStore, episode: Episode):
     """The simulated task that made the store, without its cameras: only geometry and poses are asked of it."""
     if not episode.physics.shape[1]:
         raise UserError(

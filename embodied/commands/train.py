@@ -12,10 +12,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import embodied
+from embodied.catalog import TASK_EXPERT
 from embodied.commands import collect as collect_command
 from embodied.commands import eval as eval_command
 from embodied.console import Progress, say
-from embodied.datasets.episode_store import EpisodeStore, check_specs, require_complete
+from embodied.datasets.episode_store import check_specs, require_complete
+from embodied.datasets.open_store import open_store
 from embodied.errors import UserError
 from embodied.policies.policy_file import build_policy, read_description
 from embodied.run_directory import VOLATILE, RunDirectory, config_hash
@@ -30,7 +32,7 @@ SHARED_RUN_KEYS = ("run_root", "workers")
 
 def run(config: DictConfig) -> Path:
     stem = f"{config.task.name}-{config.policy.name}-{config.network.name}-seed{config.seed}"
-    directory = RunDirectory.open("train", stem, config)
+    directory = RunDirectory.open("train", stem, collect_command.with_teacher_content(config))
     with directory.lock():
         if directory.is_finished:
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
@@ -132,19 +134,28 @@ def _store(directory: RunDirectory) -> Path:
             "force": False,
             "resume": None,
             "task": config.task,
+            "expert": config.expert,
             **config.collect,
             "store": None,
         }
     )
     collection = collect_command.open_run(collect_config)
     if not collect_command.is_finished(collection):
-        say(f"no demonstrations of {config.task.name} there: collecting {config.collect.episodes} with its expert")
+        wanted = f"{config.collect.episodes} with {_named(config.expert)}"
+        say(f"no demonstrations of {config.task.name} yet: collecting {wanted}")
         collect_command.run(collect_config)
     return collect_command.store_path(collection)
 
 
+def _named(expert: DictConfig) -> str:
+    """The expert in words."""
+    if expert.name == TASK_EXPERT["name"]:
+        return "its expert"
+    return f"the {expert.name} teacher {expert.get('path') or expert.get('target')}"
+
+
 def _check_store(path: Path, spec: TaskSpec, allow_partial: bool) -> None:
-    store = EpisodeStore.open(path)
+    store = open_store(path, spec)
     check_specs(store, spec)
     require_complete(store, allow_partial)
 

@@ -70,6 +70,7 @@ def _row(rollout: Rollout, policy_seed: int) -> Json:
         "success_last": episode.success_last,
         "first_success": episode.first_success,
         "return": float(episode.reward.sum()),
+        "max_reward": float(episode.reward.max()),
         "length": episode.length,
         "error": None,
         "recording": None,
@@ -77,11 +78,15 @@ def _row(rollout: Rollout, policy_seed: int) -> Json:
 
 
 def _error_row(start: int, policy_seed: int, error: Exception) -> Json:
-    empty = {"success_ever": False, "success_last": False, "first_success": None, "return": 0.0, "length": 0}
     return {
         "start": start,
         "policy_seed": policy_seed,
-        **empty,
+        "success_ever": False,
+        "success_last": False,
+        "first_success": None,
+        "return": 0.0,
+        "max_reward": None,
+        "length": 0,
         "error": f"{type(error).__name__}: {error}",
         "recording": None,
     }
@@ -96,6 +101,8 @@ class ResultFile:
     def read(self) -> dict[int, Json]:
         """Rows by start id. A last line that a crash tore is cut off, and its episode runs again.
 
+        So does one that an earlier version wrote, before there was a maximum reward.
+
         Raises:
             UserError: another line is damaged.
         """
@@ -104,7 +111,8 @@ class ResultFile:
         *lines, torn = self._path.read_bytes().split(b"\n")
         if torn:
             self._path.write_bytes(b"".join(line + b"\n" for line in lines))
-        return dict(self._row(number, line) for number, line in enumerate(lines, 1))
+        rows = dict(self._row(number, line) for number, line in enumerate(lines, 1))
+        return {start: row for start, row in rows.items() if "max_reward" in row}
 
     def _row(self, number: int, line: bytes) -> tuple[int, Json]:
         try:

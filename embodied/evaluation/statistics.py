@@ -48,6 +48,28 @@ def clopper_pearson_interval(successes: int, n: int, confidence: float = 0.95) -
     return float(interval.low), float(interval.high)
 
 
+def bootstrap_mean_interval(
+    values: Sequence[float], confidence: float = 0.95, *, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap interval of a mean (Efron): for values that are bounded and skewed, such as rewards.
+
+    It never leaves the range of the values. One value, or equal values, give an interval of no width.
+
+    Args:
+        seed: of the resampling.
+
+    Raises:
+        UserError: no values, or a confidence outside (0, 1).
+    """
+    _check_n(len(values))
+    _check_fraction("confidence", confidence)
+    sample, generator = np.asarray(values, np.float64), np.random.default_rng(seed)
+    means = [sample[generator.integers(len(sample), size=len(sample))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # The mean of equal values can lie a rounding beside them.
+    return float(max(low, sample.min())), float(min(high, sample.max()))
+
+
 def exact_mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided exact p that A and B succeed equally often, given the pairs that only one of them solved.
 

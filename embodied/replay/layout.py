@@ -11,6 +11,7 @@ from embodied.types import Scene, TaskSpec
 
 _PLOTS_A_TAB = 4
 _EYE_DISTANCE = 2.0  # over the radius of what moves
+_FLAT_M = 1e-6  # heights that differ by less are one
 _EYE_DIRECTION = np.array([0.80, -0.60, 0.36])  # from the table towards the eye: in front, to the robot's right
 
 
@@ -110,11 +111,14 @@ def _plot(
 
 
 def _eye(scene: Scene, body_poses: np.ndarray) -> rrb.EyeControls3D:
-    """An eye that sees the tool's whole path and the bodies around it."""
+    """An eye that sees the tool's whole path and the bodies around it; from above, where all moves in one plane."""
     drawn = sorted({geom.body for geom in scene.geoms if not is_surroundings(geom, body_poses)})
     moving = [body for body in drawn if np.ptp(body_poses[:, body, :3], axis=0).max(initial=0.0) > 1e-3]
     path = body_poses[:, scene.tool, :3]
     points = body_poses[:, [scene.tool, *moving], :3].reshape(-1, 3)
+    heights = body_poses[:, [scene.tool, *moving], 2]
+    if len(points) and np.ptp(heights, axis=0).max() < _FLAT_M < np.ptp(path[:, :2], axis=0).max():
+        return _eye_from_above(scene, body_poses)
     if not len(points):
         path = points = np.zeros((1, 3))
     middle, half = (points.max(axis=0) + points.min(axis=0)) / 2, np.ptp(points, axis=0) / 2
@@ -124,3 +128,15 @@ def _eye(scene: Scene, body_poses: np.ndarray) -> rrb.EyeControls3D:
     return rrb.EyeControls3D(
         position=target + direction * radius * _EYE_DISTANCE, look_target=target, eye_up=(0.0, 0.0, 1.0)
     )
+
+
+def _eye_from_above(scene: Scene, body_poses: np.ndarray) -> rrb.EyeControls3D:
+    """An eye straight above everything drawn, the y axis up in the picture."""
+    drawn = [geom for geom in scene.geoms if not is_surroundings(geom, body_poses)]
+    centres = np.array([body_poses[0, geom.body, :3] + geom.position for geom in drawn])
+    has_sides = ("box", "ellipsoid")
+    reach = np.array([geom.size if geom.kind in has_sides else [geom.size[0]] * 3 for geom in drawn])
+    low, high = (centres - reach).min(axis=0), (centres + reach).max(axis=0)
+    middle, radius = (low + high) / 2, float(max(high[0] - low[0], high[1] - low[1])) / 2
+    eye = middle + np.array([0.0, 0.0, radius * _EYE_DISTANCE])
+    return rrb.EyeControls3D(position=eye, look_target=middle, eye_up=(0.0, 1.0, 0.0))

@@ -54,20 +54,22 @@ def predicted_paths(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The tool's path that each chunk asks for, and the one that its preview would add.
 
-    Deltas are summed from the tool's position when the chunk was handed out, along the world's axes, clipped to the
-    spec's bounds as the task clips them, and scaled by `tool_response`, so that the path can be compared with the
-    executed one.
+    It begins where the tool was when the chunk was handed out. Actions are clipped to the spec's bounds as the task
+    clips them. Absolute ones are points of the path, if the scene says where they send the tool. Deltas are summed
+    along the world's axes and scaled by `tool_response`, so that the path can be compared with the executed one.
 
     Returns:
-        float32 [C Ta+1 3] and [C P+1 3], m; the second begins where the first ends. None if the action is no motion.
+        float32 [C Ta+1 3] and [C P+1 3], m; the second begins where the first ends. None if the actions do not tell.
     """
+    tool_positions = body_poses[:, scene.tool, :3]
+    start_C13 = tool_positions[rollout.chunk_steps].astype(np.float64)[:, None]
+    if spec.representation == "absolute" and scene.targets is not None:
+        return _through_targets(rollout, start_C13, spec, np.array(scene.targets))
     metres = metres_per_unit(spec)
     if metres is None:
         return None
-    tool_positions = body_poses[:, scene.tool, :3]
     scale = metres * tool_response(rollout, tool_positions, metres)
     low, high = np.asarray(spec.low[:3]), np.asarray(spec.high[:3])
-    start_C13 = tool_positions[rollout.chunk_steps].astype(np.float64)[:, None]
 
     def follow(start: np.ndarray, actions: np.ndarray) -> np.ndarray:
         deltas = np.clip(actions[..., :3].astype(np.float64), low, high) * scale
@@ -75,6 +77,17 @@ def predicted_paths(
 
     chunk = follow(start_C13, rollout.chunk_actions)
     preview = follow(chunk[:, -1:], rollout.preview_actions)
+    return chunk.astype(np.float32), preview.astype(np.float32)
+
+
+def _through_targets(
+    rollout: Rollout, start_C13: np.ndarray, spec: ActionSpec, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    def points(actions: np.ndarray) -> np.ndarray:
+        return np.clip(actions.astype(np.float64), spec.low, spec.high) @ targets[:, :-1].T + targets[:, -1]
+
+    chunk = np.concatenate([start_C13, points(rollout.chunk_actions)], axis=1)
+    preview = np.concatenate([chunk[:, -1:], points(rollout.preview_actions)], axis=1)
     return chunk.astype(np.float32), preview.astype(np.float32)
 
 

@@ -229,7 +229,13 @@ def _encode_scene(scene: Scene) -> tuple[Json, dict[str, np.ndarray]]:
                 "mesh": mesh,
             }
         )
-    scene_json = {"bodies": list(scene.bodies), "tool": int(scene.tool), "geoms": geoms, "meshes": counts}
+    scene_json = {
+        "bodies": list(scene.bodies),
+        "tool": int(scene.tool),
+        "geoms": geoms,
+        "meshes": counts,
+        "targets": scene.targets,
+    }
     return scene_json, {
         "mesh_vertices": to_byte_planes(np.concatenate(vertex_parts)),
         "mesh_faces": to_byte_planes(np.concatenate(code_parts)),
@@ -250,7 +256,15 @@ def _decode_scene(scene: Json, arrays: dict[str, np.ndarray]) -> Scene:
     geoms = tuple(_decode_geom(geom, meshes, len(bodies)) for geom in scene["geoms"])
     if not 0 <= scene["tool"] < len(bodies):
         raise ValueError("the tool is not one of the bodies")
-    return Scene(bodies, geoms, int(scene["tool"]))
+    return Scene(bodies, geoms, int(scene["tool"]), _decode_targets(scene.get("targets")))
+
+
+def _decode_targets(rows: list | None) -> tuple | None:
+    """Absent from the files of earlier versions."""
+    if rows is None:
+        return None
+    width = len(rows[0]) if rows else 0
+    return tuple(_floats(row, width) for row in _of_length(rows, 3))
 
 
 def _decode_geom(geom: Json, meshes: list[tuple[np.ndarray, np.ndarray]], bodies: int) -> Geom:
@@ -271,9 +285,13 @@ def _decode_geom(geom: Json, meshes: list[tuple[np.ndarray, np.ndarray]], bodies
 
 
 def _floats(values: list, count: int) -> tuple:
+    return tuple(float(value) for value in _of_length(values, count))
+
+
+def _of_length(values: list, count: int) -> list:
     if len(values) != count:
         raise ValueError(f"{len(values)} values where {count} belong")
-    return tuple(float(value) for value in values)
+    return values
 
 
 def _decode(header: Json, arrays: dict[str, np.ndarray]) -> SavedRollout:
@@ -316,5 +334,7 @@ def _check_shapes(rollout: Rollout, poses: np.ndarray, scene: Scene, spec: TaskS
         raise ValueError("the preview has other levels than actions")
     if chunks and not 0 <= rollout.chunk_steps.min() <= rollout.chunk_steps.max() < max(steps, 1):
         raise ValueError("a chunk was handed out outside the episode")
+    if scene.targets is not None and len(scene.targets[0]) != size + 1:
+        raise ValueError(f"the targets are of {len(scene.targets[0]) - 1} action elements")
     if poses.shape != (steps, len(scene.bodies), 7):
         raise ValueError(f"the body poses have shape {poses.shape}")

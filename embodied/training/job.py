@@ -14,16 +14,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from embodied.datasets.episode_store import EpisodeStore, check_specs, require_complete
+from embodied.datasets.episode_store import check_specs, require_complete
+from embodied.datasets.open_store import open_store
 from embodied.datasets.window_sampler import WindowSampler, split_episodes
+from embodied.datasets.window_statistics import window_statistics
 from embodied.errors import UserError
+from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import PolicyDescription, build_policy, load_policy
+from embodied.protocols import DemonstrationStore
 from embodied.training.checkpoint import find_checkpoint, newest_description
 from embodied.training.loop import Training, TrainingSettings
-from embodied.types import Json, Statistics, TaskSpec
+from embodied.types import Json, Statistics, TaskSpec, Window
 
 Report = Callable[[int, dict[str, float]], None]
+
+# Key of the statistics of actions as the policy represents them, where that is not how they were recorded.
+LEARNED_ACTION = "learned_action"
 
 
 @dataclass(frozen=True)
@@ -52,20 +59,13 @@ class TrainingJob:
             UserError: the store or the initial checkpoint does not fit the task, the store is not complete or not the
                 one that training began with, settings that do not fit, a damaged checkpoint, or training that diverges.
         """
-        store = EpisodeStore.open(self.store)
+        store = open_store(self.store, self.spec)
         check_specs(store, self.spec)
         require_complete(store, self.allow_partial)
-        statistics = store.statistics([*(f"state/{state.name}" for state in self.spec.state), "action"])
-        policy = self._make_policy(statistics)
+        policy, statistics = self._make_policy(store)
         training_episodes, validation_episodes = split_episodes(len(store), self.settings.validation_share, self.seed)
-
-        def windows(episodes) -> WindowSampler:
-            return WindowSampler.from_store(
-                store, history=policy.history, horizon=policy.horizon, past=policy.past, episodes=episodes
-            )
-
-        train = windows(training_episodes)
-        validation = windows(validation_episodes) if len(validation_episodes) else None
+        train = _windows(store, policy, training_episodes)
+        validation = _windows(store, policy, validation_episodes) if len(validation_episodes) else None
         content_hash = store.content_hash()
         self._check_same_store(content_hash)
         training = Training(policy, self.settings, self.seed, self.folder)
@@ -103,14 +103,18 @@ class TrainingJob:
                 remedy="bring back the store as it was, or train on this one as a new run, with another name=",
             )
 
-    def _make_policy(self, statistics: dict[str, Statistics]) -> DenoisingPolicy:
+    def _make_policy(self, store: DemonstrationStore) -> tuple[DenoisingPolicy, dict[str, Statistics]]:
+        """A policy with fresh or initial weights, fitted to the store, and the store's statistics."""
         torch.manual_seed(self.seed)  # of the fresh weights; nothing else draws from the global generator
         policy = build_policy(self.spec, self.policy, self.network)
+        statistics = store.statistics([*(f"state/{state.name}" for state in self.spec.state), "action"])
         state = join_statistics([statistics[f"state/{spec.name}"] for spec in self.spec.state])
-        policy.fit_normalizers(state, statistics["action"])
+        if not policy.actions.is_identity:
+            statistics[LEARNED_ACTION] = window_statistics(_windows(store, policy), _learned_rows(policy))
+        policy.fit_normalizers(state, statistics.get(LEARNED_ACTION, statistics["action"]))
         if self.init is not None:
             self._take_weights(policy)
-        return policy
+        return policy, statistics
 
     def _take_weights(self, policy: DenoisingPolicy) -> None:
         """Fine-tuning: weights and normalisation of another checkpoint, which belong together."""
@@ -122,6 +126,12 @@ class TrainingJob:
                 found=f"one for {description.spec.task} ({'; '.join(differences[:3])})",
                 remedy="name a checkpoint of this task, or train from scratch with init=null",
             )
+        if _in_words(initial) != _in_words(policy):
+            raise UserError(
+                expected=f"the representation of actions of init={self.init}: {_in_words(initial)}",
+                found=_in_words(policy),
+                remedy="use the same policy.actions, or train from scratch with init=null",
+            )
         try:
             policy.load_state_dict(initial.state_dict(), strict=True)
         except RuntimeError as error:
@@ -130,6 +140,26 @@ class TrainingJob:
                 found=f"{self.network}, policy {self.policy}",
                 remedy="use the same network=, policy.history, policy.horizon",
             ) from error
+
+
+def _windows(store: DemonstrationStore, policy: DenoisingPolicy, episodes: np.ndarray | None = None) -> WindowSampler:
+    return WindowSampler.from_store(
+        store, history=policy.history, horizon=policy.horizon, past=policy.past, episodes=episodes
+    )
+
+
+def _learned_rows(policy: DenoisingPolicy) -> Callable[[Window], np.ndarray]:
+    """Of a window: the learned actions [n L] that the loss will see."""
+
+    def rows(window: Window) -> np.ndarray:
+        batch = Batch.from_window(window, torch.device("cpu"))
+        return policy.learned_actions(batch)[batch.valid_BH].numpy()
+
+    return rows
+
+
+def _in_words(policy: DenoisingPolicy) -> str:
+    return f"{policy.actions.representation}, rotations {policy.actions.rotation}"
 
 
 def join_statistics(parts: list[Statistics]) -> Statistics:

@@ -1,0 +1,198 @@
+"""Push-T: a round agent pushes a T-shaped block onto its goal. gym-pusht's physics, with addressed starts."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from embodied import pusht_board
+from embodied.errors import UserError
+from embodied.sim.pusht_scene import PUSHT_SCENE, agent_position, body_poses
+from embodied.types import Observation, Scene, Step
+
+_QUIET = "PYGAME_HIDE_SUPPORT_PROMPT"
+
+
+@functools.cache
+def import_gym_pusht() -> Any:
+    """The module of gym-pusht's environment, without what it and pygame print when they are imported.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    before = os.environ.get(_QUIET)
+    os.environ[_QUIET] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("gym_pusht.envs.pusht")
+    except ImportError as error:
+        raise UserError(
+            expected="gym-pusht for the tasks pusht/...",
+            found=f"{type(error).__name__}: {error}",
+            remedy="pip install 'embodied-policies[tasks]'",
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[_QUIET]
+        else:
+            os.environ[_QUIET] = before
+
+
+class PushTTask:
+    """Cover at least 95 % of the goal with the block. Actions are target positions of the agent, in px.
+
+    Starts are those of gym-pusht's own `reset(seed=start_id)`. The reward is the coverage over 0.95, at most 1; `info`
+    holds "coverage" (0 .. 1). The physics state is [agent x, agent y, block x, block y, block angle], px and rad.
+    """
+
+    name: ClassVar[str]  # the catalogue's
+    instruction: ClassVar[str] = "push the T onto its outline"
+
+    def __init__(
+        self, *, horizon: int = pusht_board.HORIZON, cameras: Sequence[str] = (), camera_size: int = 96
+    ) -> None:
+        """
+        Args:
+            horizon: control steps of one episode.
+            cameras: ["board"] for images of the board from above; needs no OpenGL.
+            camera_size: pixels, both sides.
+
+        Raises:
+            UserError: an unknown camera, a horizon or camera size below 1, or no gym-pusht.
+        """
+        self.spec = pusht_board.task_spec(self.name, horizon=horizon, cameras=cameras, camera_size=camera_size)
+        self._env = import_gym_pusht().PushTEnv(
+            obs_type="pixels" if self.spec.cameras else "state",
+            observation_width=camera_size,
+            observation_height=camera_size,
+        )
+        self._steps: int | None = None  # of the present episode; None before the first reset
+        self._success_ever = False
+        self._observation: Observation | None = None
+
+    def reset(self, start_id: int) -> Observation:
+        """Go to the addressed start. The same id gives bit-equal observations, whatever came before.
+
+        Raises:
+            UserError: the id is negative or too large for a seed (2**32).
+        """
+        if not 0 <= start_id < 2**32:
+            raise UserError(
+                expected="a start id from 0 to 4294967295", found=str(start_id), remedy="choose one in that range"
+            )
+        shown, _ = self._env.reset(seed=int(start_id))
+        return self._begin(shown)
+
+    def reset_to(self, state: np.ndarray) -> Observation:
+        """Begin an episode at a given state, for example the first one of a demonstration.
+
+        Args:
+            state: float [5], as `physics_state` returns it; agent and block stand still, and are pushed apart where
+                they overlap.
+
+        Raises:
+            UserError: another shape, or a value that is not finite.
+        """
+        state = np.asarray(state, np.float64)
+        if state.shape != (pusht_board.STATE_SIZE,) or not np.isfinite(state).all():
+            raise UserError(
+                expected="5 finite values: agent x, agent y, block x, block y (px), block angle (rad)",
+                found=str(state.tolist()),
+                remedy="give a state as `physics_state` returns it",
+            )
+        # gym-pusht sets the position before the angle, and setting the angle turns the block about its centre of mass.
+        centre = pusht_board.CENTRE_OF_MASS
+        aimed = np.concatenate([state[:2], (pusht_board.placed(centre, state[2:]) - centre)[0], state[4:]])
+        shown, _ = self._env.reset(options={"reset_to_state": aimed})
+        return self._begin(shown)
+
+    def step(self, action: np.ndarray) -> Step:
+        target = self.spec.action.clipped(action)
+        if self._steps is None or self._steps >= self.spec.horizon:
+            raise UserError(
+                expected="reset before the first step and after an episode's end",
+                found="no episode yet" if self._steps is None else f"step {self._steps + 1} of {self.spec.horizon}",
+                remedy="call task.reset(start_id)",
+            )
+        shown, *_, info = self._env.step(target)
+        self._steps += 1
+        covered = float(info["coverage"])
+        success = covered >= pusht_board.SUCCESS_COVERAGE
+        self._success_ever |= success
+        return Step(
+            observation=self._observe(shown),
+            reward=pusht_board.graded_reward(covered),
+            terminated=False,
+            truncated=self._steps >= self.spec.horizon,
+            info={"success": success, "success_ever": self._success_ever, "coverage": covered},
+        )
+
+    def observation(self) -> Observation:
+        """That of the last reset or step.
+
+        Raises:
+            UserError: no reset yet.
+        """
+        if self._observation is None:
+            raise UserError(
+                expected="reset before an observation", found="no reset", remedy="call task.reset(start_id)"
+            )
+        return self._observation
+
+    def physics_state(self) -> np.ndarray:
+        """float64 [5]: agent x, agent y, block x, block y (px), block angle (rad)."""
+        agent, block = self._env.agent, self._env.block
+        return np.array([*agent.position, *block.position, block.angle])
+
+    def scene(self) -> Scene:
+        """Board, goal, block and agent, one px drawn as one mm; see `sim/pusht_scene.py`."""
+        return PUSHT_SCENE
+
+    def body_poses(self, physics_states: np.ndarray) -> np.ndarray:
+        return body_poses(physics_states)
+
+    def eef_position(self) -> np.ndarray:
+        """Of the agent in the scene, float64 [3], m."""
+        return agent_position(self.physics_state())
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _begin(self, shown: np.ndarray) -> Observation:
+        self._steps, self._success_ever = 0, False
+        return self._observe(shown)
+
+    def _observe(self, shown: np.ndarray) -> Observation:
+        """`shown` is gym-pusht's own observation: the image of the board, if the task has a camera."""
+        self._observation = Observation(
+            state=pusht_board.state_vectors(self.name, self.physics_state()),
+            images={camera.name: np.array(shown) for camera in self.spec.cameras},
+            instruction=self.instruction,
+            time_s=(self._steps or 0) * self.spec.dt_s,
+        )
+        return self._observation
+
+
+class PushTState(PushTTask):
+    """Shows the agent's position and the block's pose. The angle jumps from 2 pi to 0, where keypoints do not."""
+
+    name = "pusht/state"
+
+
+class PushTKeypoints(PushTTask):
+    """Shows the agent's position and the corners of the block (`pusht_board.keypoints`)."""
+
+    name = "pusht/keypoints"
+
+
+class PushTPixels(PushTTask):
+    """Shows the agent's position; the block is to be seen in the image."""
+
+    name = "pusht/pixels"

@@ -1,0 +1,68 @@
+"""Push-T from human data as a user types it: train, evaluate, replay. Small, but every stage is the real one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pusht_data import made_arrays, write_zarr_v2
+
+from embodied.cli import main
+from embodied.datasets.open_store import open_store
+
+SMALL = ["training.steps=4", "training.batch_size=8", "network.width=16", "network.depth=1", "network.heads=2"]
+SHORT = ["eval.episodes=2", "eval.recordings=1", "eval.latency_observations=5", "task.horizon=20", "workers=1"]
+
+
+@pytest.fixture
+def run(capsys, tmp_path):
+    """Run a command: exit status, last line of stdout, everything printed."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as exit_:
+            main([*map(str, words), f"run_root={tmp_path}/outputs"])
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, (out.strip().splitlines() or [""])[-1], out + err
+
+    return call
+
+
+@pytest.fixture
+def store(tmp_path):
+    return write_zarr_v2(tmp_path / "human.zarr", made_arrays())
+
+
+def test_training_from_human_data_just_works(run, store):
+    code, last, text = run("train", "task=pusht/keypoints", f"data.store={store}", *SMALL, *SHORT)
+    assert code == 0, text
+    trained = json.loads(Path(last).read_text())
+    assert (trained["store"]["episodes"], trained["store"]["steps"]) == (3, 76)
+    shown = open_store(store, None)
+    assert trained["store"]["content_hash"] != shown.content_hash(), "the hash is of what this task shows"
+    folder = Path(last).parent / trained["evaluation"]["path"]
+    evaluated = json.loads((folder / "summary.json").read_text())
+    reward = evaluated["mean_max_reward"]
+    best = [row["max_reward"] for row in evaluated["episodes"]]
+    assert reward["mean"] == pytest.approx(np.mean(best)) and reward["n"] == 2
+    assert min(best) <= reward["low"] <= reward["mean"] <= reward["high"] <= max(best)
+    printed = re.search(r"mean maximum reward ([\d.]+) \[", text)
+    assert printed is not None and float(printed[1]) == pytest.approx(reward["mean"], abs=1e-3)
+    assert len(list((folder / "recordings").glob("*.rrd"))) == 1
+
+
+def test_a_demonstration_is_replayed(run, store):
+    code, last, text = run("replay", store, "episode=1", "open=false")
+    assert code == 0, text
+    summary = json.loads(Path(last).read_text())
+    assert (summary["kind"], summary["task"], summary["steps"]) == ("demonstration", "pusht/state", 21)
+    code, _, text = run("replay", store, "episode=7", "open=false")
+    assert code != 0 and "recorded starts: 0, 1, 2" in text
+
+
+def test_another_task_is_one_clear_error(run, store):
+    code, _, text = run("train", "task=robosuite/lift", f"data.store={store}", *SMALL)
+    assert code != 0 and "Traceback" not in text
+    assert "expected one of the tasks pusht/state, pusht/keypoints, pusht/pixels" in text
