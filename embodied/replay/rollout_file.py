@@ -134,7 +134,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (
         zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, IndexError, TypeError, ValueError,
-        AttributeError, NotImplementedError, RecursionError, OverflowError, MemoryError,
+        AttributeError, RuntimeError, OverflowError, MemoryError,
     ) as error:  # fmt: skip
         raise UserError(
             expected=f"a rollout that `{FORMAT}` version {VERSION} describes",
