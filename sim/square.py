@@ -86,12 +86,15 @@ class SquareExpert(PandaExpert):
         aligned_rad=0.2,
     )
     _GRIP_ABOVE_M = 0.004  # the handle's middle, so that the fingertips stay off the table
+    _GRIP_BEYOND_M = 0.007  # the handle's middle, along it: half of the handle's length lies within the nut's side
     _HANDLE_WIDTH_M = 0.032
     _LEAST_YAW = -2.4  # rad; yaws are counted from here, half-way between the gripper's two limits
     _PLACE_M = 0.01  # above the peg's middle: where the nut is taken
     _FUNNEL = Funnel(radius_m=0.004, slope=20.0, top_m=0.125)  # of the nut above that place
     _SLOPE_M = 0.4  # above that place, for each radian left to turn
     _CLEARANCE_M = 0.04  # so far below the funnel the nut does not move sideways
+    # Beyond the peg the arm is stretched to its limit, where the controller stalls: come back first, and strongly, m.
+    _BEYOND_M, _PULL_BACK = 0.008, 3.0
     _PLACED_M = (0.02, 0.02, 0.035)  # of the nut from the peg's middle, around it: let go
     _RETREAT_M = 0.1  # of the grip site above the handle, once the nut is placed
 
@@ -101,7 +104,7 @@ class SquareExpert(PandaExpert):
 
     def motion(self) -> Motion:
         rotation, opening = self._task.eef_rotation(), self.opening()
-        offset = self._task.handle_position() - self._task.eef_position() + [0.0, 0.0, self._GRIP_ABOVE_M]
+        offset = self._grip_point() - self._task.eef_position()
         to_peg = self._task.peg_position() - self._task.nut_position()
         if np.all(np.abs(to_peg[:2]) < self._PLACED_M[:2]) and to_peg[2] > -self._PLACED_M[2]:
             return Motion(retreat(offset, opening, self._HANDLE_WIDTH_M, self._RETREAT_M), np.zeros(3), close=False)
@@ -114,6 +117,12 @@ class SquareExpert(PandaExpert):
             displacement = (1.0 - grip) * offset + grip * self._carry(to_peg, left)
             return Motion(displacement, self._turn(rotation, yaw, left), close=True)
         return Motion(self._GRASP.approach(offset, opening), self._turn(rotation, yaw, to_grasp), close=False)
+
+    def _grip_point(self) -> np.ndarray:
+        """Where the fingers take the handle, in the world's frame, m: the middle of what stands out of the nut."""
+        handle = self._task.handle_position()
+        along = handle - self._task.nut_position()
+        return handle + self._GRIP_BEYOND_M * along / np.linalg.norm(along) + np.array([0.0, 0.0, self._GRIP_ABOVE_M])
 
     def _handle_yaw(self) -> float:
         """The direction in which the handle points from the nut, rad; half a turn is towards the robot."""
@@ -135,7 +144,12 @@ class SquareExpert(PandaExpert):
         distance = float(np.hypot(to_peg[0], to_peg[1]))
         height = max(self._FUNNEL.height(distance), min(self._SLOPE_M * (abs(left) - 0.1), self._FUNNEL.top_m))
         place = np.array([to_peg[0] + swing[0], to_peg[1] + swing[1], to_peg[2] + self._PLACE_M])
-        return over_obstacles(place, height, self._CLEARANCE_M)
+        displacement = over_obstacles(place, height, self._CLEARANCE_M)
+        beyond = float(np.clip(-to_peg[0] / self._BEYOND_M - 1.0, 0.0, 1.0))
+        if beyond > 0.0:
+            displacement[0] *= 1.0 + self._PULL_BACK * beyond
+            displacement[2] *= 1.0 - beyond
+        return displacement
 
     def _counted(self, yaw: float) -> float:
         """The same yaw, from `_LEAST_YAW` on, rad."""
