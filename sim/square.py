@@ -93,8 +93,10 @@ class SquareExpert(PandaExpert):
     _FUNNEL = Funnel(radius_m=0.004, slope=20.0, top_m=0.125)  # of the nut above that place
     _SLOPE_M = 0.4  # above that place, for each radian left to turn
     _CLEARANCE_M = 0.04  # so far below the funnel the nut does not move sideways
-    # Beyond the peg the arm is stretched to its limit, where the controller stalls: come back first, and strongly, m.
-    _BEYOND_M, _PULL_BACK = 0.008, 3.0
+    # The peg is near the end of the arm's reach, beyond which the controller stalls: the nut brakes before the peg, and
+    # one that is too far comes back first, and strongly.
+    _BRAKING_M, _BRAKING = 0.012, 0.3
+    _BEYOND_M, _PULL_BACK = 0.008, 5.0
     _PLACED_M = (0.02, 0.02, 0.035)  # of the nut from the peg's middle, around it: let go
     _RETREAT_M = 0.1  # of the grip site above the handle, once the nut is placed
 
@@ -145,10 +147,10 @@ class SquareExpert(PandaExpert):
         height = max(self._FUNNEL.height(distance), min(self._SLOPE_M * (abs(left) - 0.1), self._FUNNEL.top_m))
         place = np.array([to_peg[0] + swing[0], to_peg[1] + swing[1], to_peg[2] + self._PLACE_M])
         displacement = over_obstacles(place, height, self._CLEARANCE_M)
+        displacement[0] = min(displacement[0], self._BRAKING_M + self._BRAKING * displacement[0])
         beyond = float(np.clip(-to_peg[0] / self._BEYOND_M - 1.0, 0.0, 1.0))
-        if beyond > 0.0:
-            displacement[0] *= 1.0 + self._PULL_BACK * beyond
-            displacement[2] *= 1.0 - beyond
+        displacement[0] *= 1.0 + self._PULL_BACK * beyond
+        displacement[2] *= 1.0 - beyond
         return displacement
 
     def _counted(self, yaw: float) -> float:
