@@ -40,7 +40,7 @@ COMMANDS = {
     "eval": Command("embodied.commands.eval", "evaluate a checkpoint on addressed starts", "run"),
     "compare": Command("embodied.commands.compare", "compare evaluations, paired on their starts", "runs", True),
     "replay": Command("embodied.commands.replay", "turn a rollout or a demonstration into a Rerun recording", "run"),
-    "bench": Command("embodied.commands.bench", "measure speed side by side with peers: bench sim", "what"),
+    "bench": Command("embodied.commands.bench", "measure: bench sim, bench experts, bench policies", "what"),
     "doctor": Command("embodied.commands.doctor", "what this machine can do, and how to add what is missing", None),
 }
 OPTIONS = {

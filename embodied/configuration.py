@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,7 @@ def check(
         UserError: an unknown key or option, a syntax error, or an interpolation that leads nowhere.
     """
     extra = [f"hydra.searchpath=[{quote('file://' + str(Path(config_dir).resolve()))}]"] if config_dir else []
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3", job_name="embodied"):
-        loader = GlobalHydra.instance().config_loader()
+    with _config_loader() as loader:
         jobs = list(_jobs(overrides, loader)) if multirun else [list(overrides)]
         configs = [_compose(command, [*extra, *job], loader) for job in jobs]
     return configs[0]
@@ -80,8 +79,20 @@ def missing_keys(config: DictConfig) -> list[str]:
 
 def group_options(group: str) -> list[str]:
     """Every option of a configuration group, those in its subgroups as `subgroup/option`; none if there is no group."""
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3", job_name="embodied"):
-        return sorted(_options(group, GlobalHydra.instance().config_loader()))
+    with _config_loader() as loader:
+        return sorted(_options(group, loader))
+
+
+@contextmanager
+def _config_loader() -> Iterator[ConfigLoader]:
+    """Hydra's, also within a command that Hydra runs, whose own is put back."""
+    hydra = GlobalHydra.instance()
+    outer, hydra.hydra = hydra.hydra, None
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3", job_name="embodied"):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _jobs(overrides: Sequence[str], loader: ConfigLoader) -> Iterator[list[str]]:

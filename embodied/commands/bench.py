@@ -1,4 +1,4 @@
-"""`embodied bench sim`: measure, side by side with peers."""
+"""`embodied bench`: measure, side by side with peers. `bench sim` is here, `experts` and `policies` in bench_matrix."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from embodied.benchmarks.simulation import BareProcess, SimulationBenchmark, measure
 from embodied.catalog import BARE_ENVIRONMENTS, lookup, make_task, nearest, task_config
+from embodied.commands import bench_matrix
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
 from embodied.run_directory import RunDirectory
 from embodied.types import Json
 
-BENCHMARKS = ("sim",)
+MATRICES = ("experts", "policies")
+BENCHMARKS = ("sim", *MATRICES)
 PAGE = "sim.md"
 
 
@@ -29,6 +31,8 @@ def run(config: DictConfig) -> Path:
         raise UserError(
             expected="the name of a benchmark", found=f"'{config.what}'", remedy=nearest(str(config.what), BENCHMARKS)
         )
+    if config.what in MATRICES:
+        return bench_matrix.run(config)
     directory = RunDirectory.open("bench", str(config.what), config)
     with directory.lock():
         if directory.is_finished:

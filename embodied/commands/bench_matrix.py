@@ -1,0 +1,318 @@
+"""`embodied bench experts` and `embodied bench policies`: one run for each cell of a table, and the table.
+
+The cells are those of conf/matrix. Each is a run of `embodied collect` or `embodied train` under run_root, found again
+or continued by the same command. What it found is kept as a small JSON file, from which the page is written anew after
+every cell: a table that was interrupted goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from embodied.catalog import TASKS, names, nearest
+from embodied.configuration import check
+from embodied.console import say
+from embodied.errors import UserError
+from embodied.run_directory import RunDirectory
+from embodied.types import Json
+
+CELLS, PAGE = "cells", "README.md"
+_PLACE = re.compile(r"{(\w+)}")  # of a path that the user must give, in a cell's overrides
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the table."""
+
+    task: str
+    label: str  # what tells it from the other cells of its task
+    overrides: tuple[str, ...]  # of the command
+
+    @property
+    def file(self) -> str:
+        return re.sub(r"[^\w.=-]+", "-", f"{self.task}-{self.label}") + ".json"
+
+    @property
+    def places(self) -> set[str]:
+        """Names of the paths that the overrides leave open."""
+        return {name for override in self.overrides for name in _PLACE.findall(override)}
+
+    def command_line(self, paths: Mapping[str, str]) -> list[str]:
+        """The overrides with the user's paths in them."""
+        return [f"task={self.task}", *(_PLACE.sub(lambda place: paths[place[1]], text) for text in self.overrides)]
+
+
+def run(config: DictConfig) -> Path:
+    """Fill the table that `config.what` names (conf/matrix), as far as `config.only` says.
+
+    Raises:
+        UserError: `only` fits no cell, a folder that cannot be written, or, at the end, cells whose runs failed.
+    """
+    matrix, cells = read_matrix(config.what)
+    chosen = _chosen(cells, config.only)
+    directory = RunDirectory.open("bench", config.what, config, volatile=("results",))
+    folder = Path(config.results or directory.path)
+    paths = {name: str(Path(path).absolute()) for name, path in config.paths.items() if path is not None}
+    with directory.lock():
+        _make_folder(folder / CELLS)
+        failed = {}
+        for cell in chosen:
+            if (folder / CELLS / cell.file).exists():
+                continue
+            if missing := sorted(cell.places - paths.keys()):
+                say(f"{cell.task}, {cell.label}: left out, needs {', '.join(f'paths.{name}=...' for name in missing)}")
+                continue
+            say(f"{cell.task}, {cell.label}")
+            try:
+                summary = _run_cell(matrix, cell.command_line(paths), config)
+            except UserError as error:  # of one cell: the others go on
+                failed[cell] = error
+                say(f"{cell.task}, {cell.label}: {error}")
+                continue
+            _write(folder / CELLS / cell.file, json.dumps(_KINDS[config.what].cell(cell, summary), indent=2) + "\n")
+            write_page(config.what, folder)
+        rows = write_page(config.what, folder)
+        if failed:
+            raise UserError(
+                expected=f"{len(chosen)} cells without a failure",
+                found=f"{len(failed)} failed: " + "; ".join(f"{cell.task}, {cell.label}" for cell in failed),
+                remedy="see above why, and give the same command again: it goes on with what is missing",
+            )
+        say(f"{len(rows)} rows in {folder / PAGE}")
+        page = os.path.relpath(folder / PAGE, directory.path)
+        return directory.write_summary({"what": config.what, "files": {"table": page}, "rows": rows, "timings": {}})
+
+
+def read_matrix(what: str) -> tuple[str, list[Cell]]:
+    """The command of a table, and its cells, "family/*" spelled out: of conf/matrix/<what>.yaml."""
+    file = resources.files("embodied.conf") / "matrix" / f"{what}.yaml"
+    matrix: Any = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
+    cells = []
+    for group in matrix["cells"]:
+        for pattern in group["tasks"]:
+            for task in fnmatch.filter(names(TASKS), pattern) or [pattern]:
+                cells.append(Cell(task, group["label"], tuple(group["overrides"])))
+    return matrix["command"], cells
+
+
+def _chosen(cells: list[Cell], only: Any) -> list[Cell]:
+    """The cells whose task fits one of the patterns in `only`; all without any."""
+    if only is None:
+        return cells
+    patterns = [only] if isinstance(only, str) else list(only)
+    chosen = []
+    for pattern in patterns:
+        fitting = [cell for cell in cells if fnmatch.fnmatch(cell.task, pattern)]
+        if not fitting:
+            tasks = {cell.task for cell in cells}
+            raise UserError(
+                expected="tasks of the table in only=", found=f"'{pattern}'", remedy=nearest(pattern, tasks)
+            )
+        chosen += [cell for cell in fitting if cell not in chosen]
+    return chosen
+
+
+def _run_cell(command: str, words: list[str], config: DictConfig) -> Json:
+    shared = [f"run_root={config.run_root}", f"workers={'null' if config.workers is None else config.workers}"]
+    cell_config = check(command, [*words, *shared])
+    path: Path = import_module(f"embodied.commands.{command}").run(cell_config)
+    return json.loads(path.read_text()) | {"path": str(path), "config": _settings(path)}
+
+
+def _settings(summary: Path) -> Json:
+    return OmegaConf.to_container(OmegaConf.load(summary.parent / "config.yaml"))  # type: ignore[return-value]
+
+
+def _expert_cell(cell: Cell, summary: Json) -> Json:
+    config = summary["config"]
+    return {
+        "task": cell.task,
+        "label": cell.label,
+        "expert": summary["expert"]["name"],
+        "noise": config["noise"],
+        "noise_bound": config["noise_bound"],
+        "success": summary["expert_success"],
+        "mean_steps_to_success": summary["mean_steps_to_success"],
+        "content_hash": summary["content_hash"],
+        **_provenance(summary),
+        "timings": {
+            "wall_s": summary["timings"]["wall_s"],
+            "steps_per_s": summary["steps"] / summary["timings"]["wall_s"],
+        },
+    }
+
+
+def _policy_cell(cell: Cell, summary: Json) -> Json:
+    path = Path(summary["path"]).parent / summary["evaluation"]["path"] / "summary.json"
+    evaluation = json.loads(path.read_text())
+    training = summary["config"]["training"]
+    graded = any(row["return"] != round(row["return"]) for row in evaluation["episodes"])
+    return {
+        "task": cell.task,
+        "label": cell.label,
+        "setting": evaluation["setting"],
+        "network": summary["config"]["network"]["name"],
+        "parameters": evaluation["parameters"],
+        "demonstrations": summary["store"]["episodes"],
+        "store_content_hash": summary["store"]["content_hash"],
+        "steps": training["steps"],
+        "batch_size": training["batch_size"],
+        "seed": summary["config"]["seed"],
+        "starts": [row["start"] for row in evaluation["episodes"]][:1],
+        "success": evaluation["success"],
+        "mean_max_reward": evaluation["mean_max_reward"] if graded else None,
+        "calls": evaluation["network_calls_per_observation"],
+        **_provenance(summary),
+        "timings": {
+            "train_s": summary["timings"]["train_s"],
+            "observation_ms": evaluation["timings"]["latency"]["observation_ms"],
+        },
+    }
+
+
+def _provenance(summary: Json) -> Json:
+    return {name: summary[name] for name in ("config_hash", "version", "machine")}
+
+
+def _expert_row(cell: Json) -> list[str]:
+    return [
+        f"`{cell['task']}`",
+        cell["expert"],
+        f"{cell['noise']:g}",
+        *_rate(cell["success"]),
+        f"{cell['mean_steps_to_success']:.0f}",
+        f"{cell['timings']['steps_per_s']:.0f}",
+    ]
+
+
+def _policy_row(cell: Json) -> list[str]:
+    reward, latency = cell["mean_max_reward"], cell["timings"]["observation_ms"]
+    graded = f"{reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}]" if reward else ""
+    return [
+        f"`{cell['task']}`",
+        cell["label"],
+        str(cell["demonstrations"]),
+        f"{cell['steps']} of {cell['batch_size']}",
+        f"{cell['timings']['train_s'] / 60:.1f}",
+        *_rate(cell["success"]["ever"]),
+        f"{cell['success']['last']['rate']:.2f}",
+        graded,
+        f"{latency['p50']:.2f} ({latency['p95']:.2f})",
+    ]
+
+
+def _rate(success: Json) -> tuple[str, str]:
+    return f"{success['k']}/{success['n']}", f"{success['rate']:.3f} [{success['low']:.3f}, {success['high']:.3f}]"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is particular about one of the tables."""
+
+    title: str
+    text: str
+    columns: tuple[str, ...]
+    cell: Callable[[Cell, Json], Json]  # what is kept of a run's summary
+    row: Callable[[Json], list[str]]
+
+
+_KINDS = {
+    "experts": _Kind(
+        "Experts",
+        "Successes of attempts from addressed starts, from start 0 on, with Wilson's 95 % interval, until as many "
+        "demonstrations were kept as the cell asks for. `task` is the task's own expert, the others are teachers from "
+        "files. Noise is that on what is executed, as a share of half the action range. Control steps a second are "
+        "those kept, of all processes together.",
+        ("task", "expert", "noise", "successes", "rate", "mean steps to success", "steps/s"),
+        _expert_cell,
+        _expert_row,
+    ),
+    "policies": _Kind(
+        "Trained policies",
+        "Each is one `embodied train` with the small network and its last checkpoint, evaluated on starts that no "
+        "demonstration began from (100000 on). Success is ever within the task's horizon, with Wilson's 95 % interval; "
+        "the share that succeeds at the last step stands beside it. Training steps are of so many windows each. "
+        "Latencies are a whole observation's at batch 1 on the CPU, beside whatever else ran.",
+        (
+            "task",
+            "policy",
+            "demonstrations",
+            "training steps",
+            "training min",
+            "successes",
+            "rate",
+            "at the last step",
+            "mean maximum reward",
+            "p50 (p95) ms",
+        ),
+        _policy_cell,
+        _policy_row,
+    ),
+}
+
+
+def write_page(what: str, folder: Path) -> list[Json]:
+    """README.md from all cells in the folder.
+
+    Returns:
+        The cells, in the order of their rows.
+
+    Raises:
+        UserError: a cell that cannot be read, or a folder that cannot be written.
+    """
+    kind = _KINDS[what]
+    cells = [_read(path) for path in sorted((folder / CELLS).glob("*.json"))]
+    machines = sorted({f"{cell['machine']['cpu']}, {cell['machine']['cores']} cores" for cell in cells})
+    lines = [list(kind.columns), ["---"] * len(kind.columns), *map(kind.row, cells)]
+    page = f"# {kind.title}\n\n{kind.text}\n\nWritten by `embodied bench {what}`"
+    page += f" on {'; '.join(machines)}.\n\n" if machines else ".\n\n"
+    page += "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    families: dict[str, list[float]] = {}
+    for cell in cells:
+        rate = cell["success"].get("ever", cell["success"])["rate"]
+        families.setdefault(f"{cell['task'].split('/')[0]}, {cell['label']}", []).append(rate)
+    page += "\n| family | tasks | mean rate |\n| --- | --- | --- |\n"
+    page += "".join(f"| {name} | {len(rates)} | {sum(rates) / len(rates):.3f} |\n" for name, rates in families.items())
+    _write(folder / PAGE, page)
+    return cells
+
+
+def _read(path: Path) -> Json:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            expected=f"a cell's results in {path}", found=f"{error}", remedy="delete it: the same command makes it anew"
+        ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        expected=f"a folder for results at {folder}", found=str(error), remedy="name another with results="
+    )
