@@ -153,6 +153,15 @@ class DiffusionPolicyZarr:
         self._layout(key)
         return self._rows(key, 0, self.total_steps)
 
+    def read_rows(self, key: str, start: int, end: int) -> np.ndarray:
+        """Rows `start` to `end` (exclusive) of an array.
+
+        Raises:
+            UserError: an unknown key, or damaged data.
+        """
+        self._layout(key)
+        return self._rows(key, start, end)
+
     def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
         """Minimum, maximum, mean and population deviation of each element; a camera's per colour channel.
 

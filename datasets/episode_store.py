@@ -10,6 +10,7 @@ commit overwrites them.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -96,7 +97,7 @@ class EpisodeStore:
     def _continue(cls, path: Path, spec: TaskSpec, expected_episodes: int, provenance: Json) -> EpisodeStore:
         store = cls.open(path, writable=True)
         try:
-            check_specs(store, spec)
+            check_specs(store, spec, exact=True)
             if store.expected_episodes != expected_episodes:
                 raise UserError(
                     expected=f"a store planned for {expected_episodes} episodes at {path}",
@@ -272,6 +273,14 @@ class EpisodeStore:
         """
         return self._arrays.read(self._layout(key), 0, self.total_steps)
 
+    def read_rows(self, key: str, start: int, end: int) -> np.ndarray:
+        """Rows `start` to `end` (exclusive) of an array, within the committed ones.
+
+        Raises:
+            UserError: an unknown key, or damaged data.
+        """
+        return self._arrays.read(self._layout(key), start, end)
+
     def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
         """Minimum, maximum, mean and population deviation of each element, in one pass that holds one shard.
 
@@ -369,9 +378,15 @@ def _without_version(provenance: Json) -> Json:
     return {key: value for key, value in provenance.items() if key != "code_version"}
 
 
-def check_specs(store: DemonstrationStore, spec: TaskSpec) -> None:
-    """Raise a UserError that lists every difference between the store's spec and the task's."""
-    differences = store.spec.differences(spec)
+def check_specs(store: DemonstrationStore, spec: TaskSpec, *, exact: bool = False) -> None:
+    """Raise a UserError that lists every difference between the store's spec and the task's.
+
+    Args:
+        exact: cameras that only the store has are a difference too; to read, they may be left alone.
+    """
+    wanted = {camera.name for camera in spec.cameras}
+    cameras = tuple(camera for camera in store.spec.cameras if exact or camera.name in wanted)
+    differences = dataclasses.replace(store.spec, cameras=cameras).differences(spec)
     if differences:
         raise UserError(
             expected=f"a store with the specs of task {spec.task} at {store.path}",

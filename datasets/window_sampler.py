@@ -1,4 +1,4 @@
-"""Training windows from low-dimensional data in memory, in an order that is a pure function of seed and step."""
+"""Training windows of state vectors, actions and images, in an order that is a pure function of seed and step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from embodied.datasets.image_rows import ImageRows
 from embodied.errors import UserError
 from embodied.protocols import DemonstrationStore
-from embodied.types import Window
+from embodied.types import TaskSpec, Window
 
 
 class WindowSampler:
@@ -34,6 +35,7 @@ class WindowSampler:
         past: int = 0,
         representation: Literal["absolute", "delta"],
         episodes: np.ndarray | None = None,
+        images: ImageRows | None = None,
     ) -> None:
         """
         Args:
@@ -44,6 +46,7 @@ class WindowSampler:
             horizon: H, actions of a window, the past ones included.
             past: actions of a window before t.
             episodes: indices of the episodes to take windows from; None for all.
+            images: of the same T rows; None for windows without.
 
         Raises:
             UserError: sizes that do not fit each other, no episode, or an episode that does not exist.
@@ -54,6 +57,7 @@ class WindowSampler:
         starts = np.concatenate([[0], ends[:-1]])
         chosen = _check_episodes(np.arange(len(ends)) if episodes is None else np.asarray(episodes), len(ends))
         self.history, self.horizon, self.past, self.representation = history, horizon, past, representation
+        self._images = images
         self._state = np.ascontiguousarray(state, np.float32)
         self._action = np.ascontiguousarray(action, np.float32)
         lengths = (ends - starts)[chosen]
@@ -63,10 +67,24 @@ class WindowSampler:
 
     @classmethod
     def from_store(
-        cls, store: DemonstrationStore, *, history: int, horizon: int, past: int = 0, episodes: np.ndarray | None = None
+        cls,
+        store: DemonstrationStore,
+        *,
+        history: int,
+        horizon: int,
+        past: int = 0,
+        episodes: np.ndarray | None = None,
+        inputs: TaskSpec | None = None,
+        images: ImageRows | None = None,
     ) -> WindowSampler:
-        """Read the state vectors, side by side in the spec's order, and the clean actions of a store."""
-        state = store.spec.flatten_state({spec.name: store.read(f"state/{spec.name}") for spec in store.spec.state})
+        """Read the state vectors, side by side in the spec's order, and the clean actions of a store.
+
+        Args:
+            inputs: a spec with the state vectors to read; None for the store's own.
+            the rest: as for the constructor.
+        """
+        inputs = store.spec if inputs is None else inputs
+        state = inputs.flatten_state({spec.name: store.read(f"state/{spec.name}") for spec in inputs.state})
         return cls(
             state,
             store.read("action"),
@@ -76,6 +94,7 @@ class WindowSampler:
             past=past,
             representation=store.spec.action.representation,
             episodes=episodes,
+            images=images,
         )
 
     def __len__(self) -> int:
@@ -89,7 +108,12 @@ class WindowSampler:
         wanted = row + np.arange(self.horizon) - self.past
         action_rows = np.clip(wanted, first, last)
         valid = action_rows == wanted if self.representation == "delta" else np.ones(wanted.shape, bool)
-        return Window(state=self._state[state_rows], action=self._action[action_rows], valid=valid)
+        return Window(
+            state=self._state[state_rows],
+            action=self._action[action_rows],
+            valid=valid,
+            images=self._images.gather(state_rows) if self._images is not None else {},
+        )
 
     def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
         """The order of all windows in one epoch: int64 [len], the same for the same arguments."""

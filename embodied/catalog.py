@@ -60,6 +60,14 @@ NETWORKS = {
     "unet": "embodied.policies.networks.unet:Unet1d",
 }
 
+ENCODERS = {
+    "conv_small": "embodied.policies.encoders.conv_small:ConvSmallEncoder",
+    "resnet18_gn": "embodied.policies.encoders.resnet18_gn:ResNet18Encoder",
+    "state": "embodied.policies.encoders.state:StateEncoder",
+    "timm": "embodied.policies.encoders.timm:TimmEncoder",
+}
+STATE_ENCODER = {"name": "state", "state": None}  # conf/encoder/state.yaml, and what checkpoints without one have
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`known` in words, the nearest to `name` first, for an error message."""

@@ -167,6 +167,10 @@ class DemonstrationStore(Protocol):
         """A whole array in memory, [total_steps ...]: "state/<name>", "action", "image/<camera>", ..."""
         ...
 
+    def read_rows(self, key: str, start: int, end: int) -> np.ndarray:
+        """Rows `start` to `end` (exclusive) of an array."""
+        ...
+
     def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
         """Of each element of these arrays."""
         ...

@@ -25,6 +25,8 @@ SUCCESS_COVERAGE = 0.95  # share of the goal that the block must cover (Diffusio
 CONTROL_HZ = 10.0
 HORIZON = 300
 CAMERA = "board"
+# As gym-pusht draws it, and the code that recorded the human demonstrations did, which it was made from.
+RENDERING = {"renderer": "pymunk and pygame", "drawn_px": 512, "action": False}
 
 # The T in the block's frame, whose origin is the middle of the bar's outer edge: bar and stem, float64 [4 2] each.
 BAR = np.array([(-60.0, 0.0), (60.0, 0.0), (60.0, 30.0), (-60.0, 30.0)])
@@ -77,7 +79,7 @@ def task_spec(task: str, *, horizon: int = HORIZON, cameras: Sequence[str] = (),
     return TaskSpec(
         task=task,
         state=STATE_VECTORS[task],
-        cameras=tuple(CameraSpec(camera, camera_size, camera_size) for camera in cameras),
+        cameras=tuple(CameraSpec(camera, camera_size, camera_size, dict(RENDERING)) for camera in cameras),
         action=_TARGET,
         control_hz=CONTROL_HZ,
         horizon=int(horizon),

@@ -35,6 +35,23 @@ class CameraSpec:
     name: str
     height: int
     width: int
+    rendering: Json | None = None  # what decides how a scene's picture looks, setting by setting; None: not stated
+
+    def checked(self, images: dict[str, np.ndarray]) -> np.ndarray:
+        """This camera's image among those of an observation.
+
+        Raises:
+            UserError: none, or one of another shape or type.
+        """
+        remedy = "send every camera's image as the checkpoint's spec has it"
+        wanted = f"the image of camera '{self.name}' as uint8 {[self.height, self.width, 3]}"
+        if self.name not in images:
+            found = "images of " + (", ".join(sorted(images)) or "(no camera)")
+            raise UserError(expected=wanted, found=found, remedy=remedy)
+        image = np.asarray(images[self.name])
+        if image.shape != (self.height, self.width, 3) or image.dtype != np.uint8:
+            raise UserError(expected=wanted, found=f"{image.dtype.name} {list(image.shape)}", remedy=remedy)
+        return image
 
 
 @dataclass(frozen=True)
@@ -158,7 +175,17 @@ class TaskSpec:
         mine, theirs = self.to_json(), other.to_json()
         if self.action.groups is None or other.action.groups is None:
             mine["action"], theirs["action"] = ({**spec["action"], "groups": None} for spec in (mine, theirs))
+        _compare_renderings(mine, theirs)
         return json_differences(mine, theirs)
+
+
+def _compare_renderings(mine: Json, theirs: Json) -> None:
+    """Take how cameras draw out of both specs, and put it back, a name of its own a setting, where both state it."""
+    renderings = [{c["name"]: c.get("rendering") for c in spec["cameras"]} for spec in (mine, theirs)]
+    stated = [name for name in renderings[0] if all(rendering.get(name) is not None for rendering in renderings)]
+    for spec, rendering in zip((mine, theirs), renderings, strict=True):
+        spec["cameras"] = [{key: value for key, value in c.items() if key != "rendering"} for c in spec["cameras"]]
+        spec["rendering"] = {name: rendering[name] for name in stated}
 
 
 def json_differences(one: Json, other: Json) -> list[str]:
@@ -316,6 +343,7 @@ class Window:
     state: np.ndarray  # float32 [B To S]
     action: np.ndarray  # float32 [B H A]
     valid: np.ndarray  # bool [B H], False where the action is padding that the loss must not see
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 [B To h w 3] a camera that the policy sees
 
 
 @dataclass(frozen=True)

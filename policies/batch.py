@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ class Batch:
     state_BTS: Tensor
     action_BHA: Tensor
     valid_BH: Tensor  # bool, False where the loss must not look
+    images: dict[str, Tensor] = field(default_factory=dict)  # uint8 [B To h w 3] a camera
 
     def __len__(self) -> int:
         return len(self.action_BHA)
@@ -27,4 +28,5 @@ class Batch:
             state_BTS=torch.from_numpy(window.state).to(device),
             action_BHA=torch.from_numpy(window.action).to(device),
             valid_BH=torch.from_numpy(window.valid).to(device),
+            images={name: torch.from_numpy(image).to(device) for name, image in window.images.items()},
         )

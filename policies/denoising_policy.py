@@ -5,6 +5,7 @@ B batch, To history, H horizon, A action as the network sees it, S all state vec
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from embodied.action_representation import ActionTransform, Anchors
-from embodied.catalog import NETWORKS, make, nearest
+from embodied.catalog import ENCODERS, NETWORKS, STATE_ENCODER, make, nearest
 from embodied.errors import UserError
 from embodied.normalize import LimitsNormalizer
 from embodied.policies.batch import Batch
+from embodied.policies.encoders.observation_encoder import ObservationEncoder
 from embodied.policies.noise_path import NoisePath
 from embodied.policies.seeded_noise import normal_like
 from embodied.types import ActionChunk, Observation, Preview, Statistics, TaskSpec
@@ -32,6 +34,7 @@ class DenoisingPolicy(nn.Module, ABC):
         self,
         spec: TaskSpec,
         network: Mapping[str, Any],
+        encoder: Mapping[str, Any] = STATE_ENCODER,
         *,
         history: int,
         horizon: int,
@@ -45,6 +48,7 @@ class DenoisingPolicy(nn.Module, ABC):
         Args:
             spec: of the task whose observations and actions these are.
             network: `name` in the catalogue, and the network's own settings.
+            encoder: of observations, likewise.
             history: To, observations seen, the newest included.
             horizon: Tp, positions predicted.
             action_steps: Ta, actions executed an observation.
@@ -54,12 +58,6 @@ class DenoisingPolicy(nn.Module, ABC):
             actions: how they are represented (`ActionTransform.from_settings`); None: as they were recorded.
         """
         super().__init__()
-        if spec.cameras:
-            raise UserError(
-                expected="a task without cameras, since this policy reads state vectors only",
-                found="cameras " + ", ".join(camera.name for camera in spec.cameras),
-                remedy="set task.cameras=[] (and collect again without them)",
-            )
         for name, value in {"history": history, "action_steps": action_steps, "levels": levels}.items():
             if value < 1:
                 raise UserError(
@@ -77,13 +75,34 @@ class DenoisingPolicy(nn.Module, ABC):
         self.action_steps = action_steps
         self.past = past
         self.clip = clip
+        self.encoder: ObservationEncoder = make("encoder", ENCODERS, encoder, spec, history)
         self.actions = ActionTransform.from_settings(spec, actions)
+        self.inputs = self._find_inputs()
+        if self.actions.is_relative:  # it reads references out of `inputs`, laid side by side
+            self.actions = ActionTransform.from_settings(self.inputs, actions)
         self._anchor_row = self._find_anchor_row()
-        self.state_normalizer = LimitsNormalizer(spec.state_size)
+        self.register_buffer("_seen", self._find_seen(), persistent=False)
+        self.state_normalizer = LimitsNormalizer(self.inputs.state_size)
         self.action_normalizer = LimitsNormalizer(self.actions.size)
-        sizes = {"action_size": self.actions.size, "context_size": history * spec.state_size, "horizon": horizon}
+        sizes = {"action_size": self.actions.size, "context_size": self.encoder.context_size, "horizon": horizon}
         self.network = make("network", NETWORKS, network, **sizes)
         self.path = NoisePath(levels)
+
+    def _find_inputs(self) -> TaskSpec:
+        """The task's spec with only those state vectors and cameras that the policy is to be given.
+
+        Beside what the encoder sees they are the references of relative actions.
+        """
+        names = {vector.name for vector in self.encoder.state}
+        if self.actions.is_relative:
+            names |= {group.reference for group in self.spec.action.groups or () if group.reference is not None}
+        state = tuple(vector for vector in self.spec.state if vector.name in names)
+        return dataclasses.replace(self.spec, state=state, cameras=self.encoder.cameras)
+
+    def _find_seen(self) -> Tensor:
+        """The places of the encoder's elements among those of `inputs`, int64 [S]."""
+        seen = [vector in self.encoder.state for vector in self.inputs.state for _ in range(vector.size)]
+        return torch.tensor(seen).nonzero().flatten()
 
     def _find_anchor_row(self) -> int:
         """Which observation of the history shows what a chunk's differences begin from, counted from the newest."""
@@ -120,26 +139,38 @@ class DenoisingPolicy(nn.Module, ABC):
         action_BHA = self.action_normalizer.normalize(self.learned_actions(batch))
         noise_BHA = normal_like(action_BHA, generator)
         noisy_BHA = self.path.add_noise(action_BHA, noise_BHA, level_BH)
-        predicted_BHA = self.network(noisy_BHA, level_BH.float() / self.path.levels, self.context(batch.state_BTS))
+        context_BC = self.context(batch.state_BTS, batch.images, generator if self.training else None)
+        predicted_BHA = self.network(noisy_BHA, level_BH.float() / self.path.levels, context_BC)
         error_BH = (predicted_BHA.float() - noise_BHA).square().mean(-1)
         valid_BH = batch.valid_BH.to(error_BH.dtype)
         return (error_BH * valid_BH).sum() / valid_BH.sum().clamp_min(1.0)
 
-    def context(self, state_BTS: Tensor) -> Tensor:
-        """The observation encoder: normalised history, flattened to [B C]."""
-        return self.state_normalizer.normalize(state_BTS).flatten(1)
+    def context(
+        self, state_BTS: Tensor, images: Mapping[str, Tensor] | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The observation encoder: histories of `inputs`, state and images, to [B C]; see `ObservationEncoder`."""
+        normal_BTS = self.state_normalizer.normalize(state_BTS)
+        if len(self._seen) < self.inputs.state_size:
+            normal_BTS = normal_BTS[..., self._seen]
+        return self.encoder(normal_BTS, images or {}, generator)
 
     def encode(self, histories: Sequence[Sequence[Observation]]) -> Tensor:
         """Histories of `self.history` observations, oldest first, to contexts [B C]."""
-        flat = [[self.spec.flatten_state(observation.state) for observation in history] for history in histories]
+        flat = [[self.inputs.flatten_state(observation.state) for observation in history] for history in histories]
         state_BTS = torch.from_numpy(np.asarray(flat, dtype=np.float32))
-        return self.context(state_BTS.to(self.device, non_blocking=True))
+        images = {
+            camera.name: torch.from_numpy(
+                np.stack([np.stack([camera.checked(o.images) for o in history]) for history in histories])
+            ).to(self.device, non_blocking=True)
+            for camera in self.inputs.cameras
+        }
+        return self.context(state_BTS.to(self.device, non_blocking=True), images)
 
     def anchors(self, histories: Sequence[Sequence[Observation]]) -> Anchors:
         """What each history's chunk takes its differences from, on the CPU; () for actions without differences."""
         if not self.actions.is_relative:
             return ()
-        flat = [self.spec.flatten_state(history[self._anchor_row].state) for history in histories]
+        flat = [self.inputs.flatten_state(history[self._anchor_row].state) for history in histories]
         return self.actions.anchors(torch.from_numpy(np.asarray(flat, dtype=np.float32)))
 
     @property

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy
@@ -37,6 +38,7 @@ class DiffusionPolicy(DenoisingPolicy):
         self,
         spec: TaskSpec,
         network: Mapping[str, Any],
+        encoder: Mapping[str, Any] = STATE_ENCODER,
         *,
         history: int,
         horizon: int,
@@ -52,6 +54,7 @@ class DiffusionPolicy(DenoisingPolicy):
         super().__init__(
             spec,
             network,
+            encoder,
             history=history,
             horizon=horizon,
             action_steps=action_steps,

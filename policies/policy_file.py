@@ -6,7 +6,7 @@ These two files are all that a robot needs: specs and normalisation travel in th
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from embodied.catalog import POLICIES, make
+from embodied.catalog import ENCODERS, POLICIES, STATE_ENCODER, lookup, make
 from embodied.errors import UserError
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.types import Json, TaskSpec
@@ -23,6 +23,7 @@ FORMAT = "embodied-policy"
 VERSION = 1
 DESCRIPTION = "policy.json"
 WEIGHTS = "policy.safetensors"
+_PARTS = ("policy", "network", "task", "statistics", "step", "provenance")
 
 
 @dataclass(frozen=True)
@@ -36,28 +37,32 @@ class PolicyDescription:
     statistics: Json  # of the training data, key by key
     step: int  # training steps behind the weights
     provenance: Json  # store, configuration hash, code version
+    encoder: Json = field(default_factory=lambda: dict(STATE_ENCODER))  # conf/encoder: name and settings
 
     def to_json(self) -> Json:
         return {
             "format": FORMAT,
             "version": VERSION,
             "spec": self.spec.to_json(),
-            **{name: getattr(self, name) for name in ("policy", "network", "task", "statistics", "step", "provenance")},
+            **{name: getattr(self, name) for name in _PARTS},
+            "encoder": self.encoder,
         }
 
     @staticmethod
     def from_json(data: Json) -> PolicyDescription:
-        names = ("policy", "network", "task", "statistics", "step", "provenance")
-        return PolicyDescription(spec=TaskSpec.from_json(data["spec"]), **{name: data[name] for name in names})
+        """Of data written before there were encoders, the encoder is that of state vectors."""
+        parts = {name: data[name] for name in _PARTS}
+        encoder = data.get("encoder", STATE_ENCODER)
+        return PolicyDescription(spec=TaskSpec.from_json(data["spec"]), **parts, encoder=dict(encoder))
 
 
-def build_policy(spec: TaskSpec, policy: Json, network: Json) -> DenoisingPolicy:
-    """A policy with fresh weights, from the names and settings of conf/policy and conf/network.
+def build_policy(spec: TaskSpec, policy: Json, network: Json, encoder: Json = STATE_ENCODER) -> DenoisingPolicy:
+    """A policy with fresh weights, from the names and settings of conf/policy, conf/network and conf/encoder.
 
     Raises:
-        UserError: an unknown name, or a setting that the policy or network does not have or cannot take.
+        UserError: an unknown name, or a setting that one of them does not have or cannot take.
     """
-    return make("policy", POLICIES, policy, spec, network)
+    return make("policy", POLICIES, policy, spec, network, encoder)
 
 
 def save_policy(folder: Path, policy: DenoisingPolicy, description: PolicyDescription) -> None:
@@ -98,6 +103,12 @@ def read_description(folder: Path) -> PolicyDescription:
         ) from error
 
 
+def _without_start_settings(encoder: Json) -> Json:
+    """The weights that training started from need not be on the machine that runs its result."""
+    start_settings = lookup("encoder", ENCODERS, encoder["name"]).start_settings
+    return {key: None if key in start_settings else value for key, value in encoder.items()}
+
+
 def load_policy(folder: Path, device: str | torch.device = "cpu") -> tuple[DenoisingPolicy, PolicyDescription]:
     """The policy in evaluation mode, and its description.
 
@@ -105,7 +116,8 @@ def load_policy(folder: Path, device: str | torch.device = "cpu") -> tuple[Denoi
         UserError: missing or damaged files, or weights whose names or shapes are not those of the described policy.
     """
     description = read_description(folder)
-    policy = build_policy(description.spec, description.policy, description.network)
+    encoder = _without_start_settings(description.encoder)
+    policy = build_policy(description.spec, description.policy, description.network, encoder)
     try:
         weights = load_file(folder / WEIGHTS)
         policy.load_state_dict(weights, strict=True)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from embodied.action_representation import Anchors
+from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy
@@ -92,6 +93,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         self,
         spec: TaskSpec,
         network: Mapping[str, Any],
+        encoder: Mapping[str, Any] = STATE_ENCODER,
         *,
         history: int,
         horizon: int,
@@ -118,6 +120,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         super().__init__(
             spec,
             network,
+            encoder,
             history=history,
             horizon=horizon,
             action_steps=action_steps,

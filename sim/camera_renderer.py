@@ -17,7 +17,23 @@ _MAX_GEOMS = 2000  # more than any of the scenes holds
 # What a drawing context takes from the model once and for all; the rest is read anew for every picture.
 _UPLOADED = ("mesh_vert", "mesh_face", "mesh_normal", "mesh_texcoord", "tex_data", "mat_texid", "mat_texrepeat")
 
+# What of the drawing is switched off; recorded with the cameras, since a policy sees the difference.
+_FLAGS = {"shadows": mujoco.mjtRndFlag.mjRND_SHADOW, "reflections": mujoco.mjtRndFlag.mjRND_REFLECTION}
+_SAMPLES = 0  # of multisampling
+
 _open_renderers: weakref.WeakSet[CameraRenderer] = weakref.WeakSet()
+
+
+def camera_specs(names: Sequence[str], size: int, *, visual_group: int | None = None) -> tuple[CameraSpec, ...]:
+    """Specs of square cameras that state how a `CameraRenderer` draws them, on whichever back end."""
+    rendering = {
+        "renderer": "mujoco",
+        **dict.fromkeys(_FLAGS, False),
+        "samples": _SAMPLES,
+        "sites": False,
+        "geom_group": visual_group,
+    }
+    return tuple(CameraSpec(name, size, size, rendering) for name in names)
 
 
 class CameraRenderer:
@@ -68,13 +84,13 @@ class CameraRenderer:
 
     def _load(self, model: MjModel) -> None:
         """Make ready for another model; the settings apply to drawing alone, never to physics."""
-        model.vis.quality.offsamples = 0
+        model.vis.quality.offsamples = _SAMPLES
         model.vis.global_.offwidth, model.vis.global_.offheight = self._width, self._height
         if self._drawing is None or not _same_uploads(self._model, model):
             self._upload(model)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        for flag in _FLAGS.values():
+            self._scene.flags[flag] = 0
         self._model = model
 
     def _upload(self, model: MjModel) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 
 from embodied.catalog import nearest
 from embodied.errors import UserError
-from embodied.sim.camera_renderer import CameraRenderer
+from embodied.sim.camera_renderer import CameraRenderer, camera_specs
 from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
-from embodied.types import ActionSpec, CameraSpec, Geom, Observation, Scene, StateSpec, Step, TaskSpec
+from embodied.types import ActionSpec, Geom, Observation, Scene, StateSpec, Step, TaskSpec
 
 FAMILY = "metaworld"
 _TOOL_BODY = "hand"
@@ -123,7 +123,7 @@ class MetaworldTask:
         self.spec = TaskSpec(
             task=f"{FAMILY}/{environment}",
             state=tuple(self._parts),
-            cameras=tuple(CameraSpec(camera, camera_size, camera_size) for camera in self._checked(cameras)),
+            cameras=camera_specs(self._checked(cameras), camera_size),
             action=_action_spec(self._env),
             control_hz=1.0 / self._env.dt,
             horizon=int(horizon),

@@ -13,11 +13,11 @@ import numpy as np
 
 from embodied.catalog import nearest
 from embodied.errors import UserError
-from embodied.sim.camera_renderer import CameraRenderer
+from embodied.sim.camera_renderer import CameraRenderer, camera_specs
 from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
-from embodied.types import ActionGroup, ActionSpec, CameraSpec, Observation, Scene, StateSpec, Step, TaskSpec
+from embodied.types import ActionGroup, ActionSpec, Observation, Scene, StateSpec, Step, TaskSpec
 
 # One arm on a fixed base, one gripper with one command: the robots whose actions are the seven elements below.
 # (MuJoCo 3.9 refuses Sawyer's meshes.)
@@ -82,7 +82,7 @@ class RobosuiteTask(ABC):
         self.spec = TaskSpec(
             task=self.name,
             state=self.state_specs(),
-            cameras=tuple(CameraSpec(camera, camera_size, camera_size) for camera in self._checked_cameras(cameras)),
+            cameras=camera_specs(self._checked_cameras(cameras), camera_size, visual_group=VISUAL_GROUP),
             action=_action_spec(self._robot),
             control_hz=float(control_hz),
             horizon=int(horizon),

@@ -206,7 +206,9 @@ def test_check_specs_lists_the_differences(store_class, make_store):
     with pytest.raises(UserError) as error:
         check_specs(store, other)
     assert "horizon: 100 against 200" in str(error.value)
-    assert "cameras.front" in str(error.value)
+    assert "cameras.front" not in str(error.value), "a reader may leave a camera alone"
+    with pytest.raises(UserError, match="cameras.front"):
+        check_specs(store, dataclasses.replace(SPEC, cameras=()), exact=True)
 
 
 def test_require_complete(store_class, make_store):

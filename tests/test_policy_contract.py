@@ -247,7 +247,9 @@ def test_unknown_settings_and_cameras_are_refused(case):
     with pytest.raises(UserError, match="a setting of policy.actions; found 'rotations'; did you mean 'rotation'"):
         build_policy(spec, {**policy, "actions": {"rotations": "rotation_6d"}}, network)
     spec = type(spec)(**{**spec.__dict__, "cameras": (CameraSpec("front", 8, 8),)})
-    with pytest.raises(UserError, match=r"reads state vectors only; found cameras front; set task.cameras=\[\]"):
+    with pytest.raises(
+        UserError, match=r"reads state vectors only; found cameras front; set encoder=conv_small.*task.cameras=\[\]"
+    ):
         build_policy(spec, policy, network)
 
 

@@ -207,6 +207,7 @@ def _facts(policy: DenoisingPolicy, description: PolicyDescription, checkpoint: 
         "task": description.spec.task,
         "policy": description.policy["name"],
         "network": description.network["name"],
+        "encoder": description.encoder["name"],
         "setting": policy.label,
         "run_time_settings": {name: getattr(policy, name) for name in policy.run_time_settings},
         "checkpoint": {

@@ -12,13 +12,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import embodied
-from embodied.catalog import TASK_EXPERT
+from embodied.catalog import STATE_ENCODER, TASK_EXPERT
 from embodied.commands import collect as collect_command
 from embodied.commands import eval as eval_command
 from embodied.console import Progress, say
 from embodied.datasets.episode_store import check_specs, require_complete
 from embodied.datasets.open_store import open_store
 from embodied.errors import UserError
+from embodied.fingerprint import fingerprint
 from embodied.policies.policy_file import build_policy, read_description
 from embodied.run_directory import VOLATILE, RunDirectory, config_hash
 from embodied.training.checkpoint import find_checkpoint, newest_description
@@ -31,13 +32,28 @@ SHARED_RUN_KEYS = ("run_root", "workers")
 
 
 def run(config: DictConfig) -> Path:
-    stem = f"{config.task.name}-{config.policy.name}-{config.network.name}-seed{config.seed}"
-    directory = RunDirectory.open("train", stem, collect_command.with_teacher_content(config))
+    encoder = [] if config.encoder.name == STATE_ENCODER["name"] else [config.encoder.name]
+    names = [config.task.name, config.policy.name, config.network.name, *encoder, f"seed{config.seed}"]
+    config = _with_weights_content(collect_command.with_teacher_content(config))
+    directory = RunDirectory.open("train", "-".join(names), config)
     with directory.lock():
         if directory.is_finished:
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
             return directory.path / "summary.json"
         return _train(directory)
+
+
+def _with_weights_content(config: DictConfig) -> DictConfig:
+    """The configuration with the hash of the encoder's first weights in it, so that other content is another run.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if config.encoder.get("weights") is None or config.encoder.sha256 is not None:
+        return config
+    config = config.copy()
+    config.encoder.sha256 = fingerprint(config.encoder.weights)
+    return config
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -50,9 +66,11 @@ def _train(directory: RunDirectory) -> Path:
         **{k: tuple(v) if isinstance(v, list) else v for k, v in _plain(config.training).items()}
     )
     task, policy, network = _plain(config.task), _plain(config.policy), _plain(config.network)
+    # A run that began before there were encoders goes on without one in its configuration.
+    encoder = _plain(config.encoder) if "encoder" in config else dict(STATE_ENCODER)
     spec = collect_command.task_spec(task)
     # Settings that do not fit must fail before minutes of collection and training.
-    run_time_settings = build_policy(spec, policy, network).run_time_settings
+    run_time_settings = build_policy(spec, policy, network, encoder).run_time_settings
     _check_settings(config, settings)
     store = _store(directory)
     _check_store(store, spec, config.data.allow_partial)
@@ -63,6 +81,7 @@ def _train(directory: RunDirectory) -> Path:
         task=task,
         policy=policy,
         network=network,
+        encoder=encoder,
         settings=settings,
         seed=config.seed,
         init=config.init,
@@ -93,6 +112,7 @@ def _train(directory: RunDirectory) -> Path:
             "task": spec.task,
             "policy": policy["name"],
             "network": network["name"],
+            "encoder": encoder["name"],
             **result,
             "checkpoint": str(find_checkpoint(directory.path).relative_to(directory.path)),
             "evaluation": evaluation,

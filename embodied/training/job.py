@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from embodied.catalog import ENCODERS, STATE_ENCODER, lookup
 from embodied.datasets.episode_store import check_specs, require_complete
+from embodied.datasets.image_rows import ImageRows
 from embodied.datasets.open_store import open_store
 from embodied.datasets.window_sampler import WindowSampler, split_episodes
 from embodied.datasets.window_statistics import window_statistics
@@ -48,6 +50,7 @@ class TrainingJob:
     init: str | None
     allow_partial: bool
     provenance: Json
+    encoder: Json = field(default_factory=lambda: dict(STATE_ENCODER))
 
     def run(self, report: Report) -> Json:
         """Train to the end, from the newest checkpoint if the folder holds one.
@@ -64,8 +67,9 @@ class TrainingJob:
         require_complete(store, self.allow_partial)
         policy, statistics = self._make_policy(store)
         training_episodes, validation_episodes = split_episodes(len(store), self.settings.validation_share, self.seed)
-        train = _windows(store, policy, training_episodes)
-        validation = _windows(store, policy, validation_episodes) if len(validation_episodes) else None
+        images = ImageRows(store, policy.inputs.cameras) if policy.inputs.cameras else None  # shared by both
+        train = _windows(store, policy, training_episodes, images)
+        validation = _windows(store, policy, validation_episodes, images) if len(validation_episodes) else None
         content_hash = store.content_hash()
         self._check_same_store(content_hash)
         training = Training(policy, self.settings, self.seed, self.folder)
@@ -76,6 +80,7 @@ class TrainingJob:
                 spec=self.spec,
                 policy=self.policy,
                 network=self.network,
+                encoder=self.encoder,
                 task=self.task,
                 statistics={key: value.to_json() for key, value in statistics.items()},
                 step=step,
@@ -106,9 +111,9 @@ class TrainingJob:
     def _make_policy(self, store: DemonstrationStore) -> tuple[DenoisingPolicy, dict[str, Statistics]]:
         """A policy with fresh or initial weights, fitted to the store, and the store's statistics."""
         torch.manual_seed(self.seed)  # of the fresh weights; nothing else draws from the global generator
-        policy = build_policy(self.spec, self.policy, self.network)
-        statistics = store.statistics([*(f"state/{state.name}" for state in self.spec.state), "action"])
-        state = join_statistics([statistics[f"state/{spec.name}"] for spec in self.spec.state])
+        policy = build_policy(self.spec, self.policy, self.network, self.encoder)
+        statistics = store.statistics([*(f"state/{state.name}" for state in policy.inputs.state), "action"])
+        state = join_statistics([statistics[f"state/{spec.name}"] for spec in policy.inputs.state])
         if not policy.actions.is_identity:
             statistics[LEARNED_ACTION] = window_statistics(_windows(store, policy), _learned_rows(policy))
         policy.fit_normalizers(state, statistics.get(LEARNED_ACTION, statistics["action"]))
@@ -132,6 +137,13 @@ class TrainingJob:
                 found=_in_words(policy),
                 remedy="use the same policy.actions, or train from scratch with init=null",
             )
+        seen, wanted = _encoder_in_words(description.encoder), _encoder_in_words(self.encoder)
+        if seen != wanted:
+            raise UserError(
+                expected=f"the encoder of init={self.init}: {seen}",
+                found=wanted,
+                remedy="use the same encoder= with its settings, or train from scratch with init=null",
+            )
         try:
             policy.load_state_dict(initial.state_dict(), strict=True)
         except RuntimeError as error:
@@ -142,9 +154,20 @@ class TrainingJob:
             ) from error
 
 
-def _windows(store: DemonstrationStore, policy: DenoisingPolicy, episodes: np.ndarray | None = None) -> WindowSampler:
+def _windows(
+    store: DemonstrationStore,
+    policy: DenoisingPolicy,
+    episodes: np.ndarray | None = None,
+    images: ImageRows | None = None,
+) -> WindowSampler:
     return WindowSampler.from_store(
-        store, history=policy.history, horizon=policy.horizon, past=policy.past, episodes=episodes
+        store,
+        history=policy.history,
+        horizon=policy.horizon,
+        past=policy.past,
+        episodes=episodes,
+        inputs=policy.inputs,
+        images=images,
     )
 
 
@@ -160,6 +183,13 @@ def _learned_rows(policy: DenoisingPolicy) -> Callable[[Window], np.ndarray]:
 
 def _in_words(policy: DenoisingPolicy) -> str:
     return f"{policy.actions.representation}, rotations {policy.actions.rotation}"
+
+
+def _encoder_in_words(encoder: Json) -> str:
+    """The settings that say what an encoder sees and is; where its first weights came from is no part of that."""
+    start_settings = (*lookup("encoder", ENCODERS, encoder["name"]).start_settings, "sha256")
+    settings = [f"{key}={value}" for key, value in sorted(encoder.items()) if key not in ("name", *start_settings)]
+    return f"{encoder['name']} ({', '.join(settings)})"
 
 
 def join_statistics(parts: list[Statistics]) -> Statistics:

@@ -116,7 +116,7 @@ class Training:
         )
         self._trackers = trackers
         policy.to(self.accelerator.device)
-        self.average = AveragedModel(policy, multi_avg_fn=self._move_average)
+        self.average = AveragedModel(policy, multi_avg_fn=self._move_average).eval()  # as it will be deployed
         optimizer = torch.optim.AdamW(
             policy.parameters(),
             lr=settings.learning_rate,

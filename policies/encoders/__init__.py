@@ -1,0 +1,1 @@
+"""Observation encoders: one, one file. `embodied.catalog.ENCODERS` names them."""
