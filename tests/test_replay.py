@@ -16,7 +16,8 @@ from embodied.commands import replay
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
 from embodied.replay import viewer
-from embodied.types import Scene
+from embodied.replay.layout import _eye
+from embodied.types import Geom, Scene
 
 
 def test_without_a_screen_nothing_is_started(monkeypatch):
@@ -135,3 +136,21 @@ def test_an_episode_of_a_store_is_drawn_by_its_task(tmp_path, monkeypatch):
     _, translations = recording.rows("/world/bodies/tool", "Transform3D:translation")
     np.testing.assert_array_equal(np.float32(translations)[:, 0], np.float32(episodes[1].physics[:, :3]))
     assert recording.scalars("/action/x/clean")[1] == episodes[1].action[:, 0].tolist()
+
+
+def test_the_eye_leaves_out_what_is_parked_far_away():
+    def eye(poses):
+        geoms = tuple(
+            Geom(body, f"g{body}", "box", (0.1, 0.1, 0.1), (0, 0, 0), (1, 0, 0, 0), (1, 1, 1, 1)) for body in (0, 1)
+        )
+        drawn = _eye(Scene(bodies=("tool", "parked"), geoms=geoms, tool=0), poses)
+        return drawn.position.as_arrow_array().to_pylist(), drawn.look_target.as_arrow_array().to_pylist()
+
+    poses = np.zeros((5, 2, 7), np.float32)
+    poses[..., 3] = 1.0
+    poses[:, 0, 0] = poses[:, 0, 2] = np.linspace(0.0, 0.5, 5)  # the tool rises
+    poses[:, 1, :2], alone = 10.0, eye(poses)
+    poses[:, 1, 2] = np.linspace(0.1, 0.0, 5)  # the other settles
+    assert eye(poses) == alone
+    poses[:, 1, :2] = 1.0
+    assert eye(poses) != alone

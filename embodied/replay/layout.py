@@ -11,6 +11,7 @@ from embodied.types import Scene, TaskSpec
 
 _PLOTS_A_TAB = 4
 _EYE_DISTANCE = 2.0  # over the radius of what moves
+_NEAR_M = 3.0  # from the tool: what is farther off is not looked at
 _FLAT_M = 1e-6  # heights that differ by less are one
 _EYE_DIRECTION = np.array([0.80, -0.60, 0.36])  # from the table towards the eye: in front, to the robot's right
 
@@ -113,8 +114,14 @@ def _plot(
 def _eye(scene: Scene, body_poses: np.ndarray) -> rrb.EyeControls3D:
     """An eye that sees the tool's whole path and the bodies around it; from above, where all moves in one plane."""
     drawn = sorted({geom.body for geom in scene.geoms if not is_surroundings(geom, body_poses)})
-    moving = [body for body in drawn if np.ptp(body_poses[:, body, :3], axis=0).max(initial=0.0) > 1e-3]
     path = body_poses[:, scene.tool, :3]
+    # Robosuite parks the objects that an episode does without metres away, where they fall and settle.
+    near = [
+        body
+        for body in drawn
+        if np.linalg.norm(body_poses[:1, body, :3] - path[:1], axis=-1).max(initial=0.0) < _NEAR_M
+    ]
+    moving = [body for body in near if np.ptp(body_poses[:, body, :3], axis=0).max(initial=0.0) > 1e-3]
     points = body_poses[:, [scene.tool, *moving], :3].reshape(-1, 3)
     heights = body_poses[:, [scene.tool, *moving], 2]
     if len(points) and np.ptp(heights, axis=0).max() < _FLAT_M < np.ptp(path[:, :2], axis=0).max():
