@@ -66,3 +66,10 @@ def test_another_task_is_one_clear_error(run, store):
     code, _, text = run("train", "task=robosuite/lift", f"data.store={store}", *SMALL)
     assert code != 0 and "Traceback" not in text
     assert "expected one of the tasks pusht/state, pusht/keypoints, pusht/pixels" in text
+
+
+def test_training_without_demonstrations_or_an_expert_is_refused_before_it_collects(run):
+    status, _, printed = run("train", "task=pusht/keypoints")
+    assert status == 2
+    assert "expected an expert for task pusht/keypoints; found none" in printed and "data.store=..." in printed
+    assert "collecting" not in printed

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import embodied
-from embodied.catalog import make_task
+from embodied.catalog import make_expert, make_task
 from embodied.collection import CollectionSettings, collect, expected_bytes
 from embodied.console import Progress, say
 from embodied.datasets.episode_store import EpisodeStore
@@ -77,10 +77,16 @@ def is_finished(directory: RunDirectory) -> bool:
         return False
 
 
-def task_spec(task_config: dict[str, Any]) -> TaskSpec:
-    """The spec of a configured task; builds it once."""
+def task_spec(task_config: dict[str, Any], expert_config: dict[str, Any] | None = None) -> TaskSpec:
+    """The spec of a configured task; builds it once, and the expert, if one is given, which must fit it.
+
+    Raises:
+        UserError: settings that do not fit, or the task has no such expert.
+    """
     task = make_task(task_config)
     try:
+        if expert_config is not None:
+            make_expert(task, expert_config)
         return task.spec
     finally:
         task.close()
@@ -90,7 +96,7 @@ def _collect(directory: RunDirectory) -> Path:
     config = directory.config
     chosen = settings(config)
     task_config, expert_config = _plain(config.task), _plain(config.expert)
-    spec = task_spec(task_config)
+    spec = task_spec(task_config, expert_config)
     path = store_path(directory)
     begun_s = time.perf_counter()
     store = EpisodeStore.create(

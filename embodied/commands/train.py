@@ -68,7 +68,7 @@ def _train(directory: RunDirectory) -> Path:
     task, policy, network = _plain(config.task), _plain(config.policy), _plain(config.network)
     # A run that began before there were encoders goes on without one in its configuration.
     encoder = _plain(config.encoder) if "encoder" in config else dict(STATE_ENCODER)
-    spec = collect_command.task_spec(task)
+    spec = collect_command.task_spec(task, _plain(config.expert) if config.data.store is None else None)
     # Settings that do not fit must fail before minutes of collection and training.
     run_time_settings = build_policy(spec, policy, network, encoder).run_time_settings
     _check_settings(config, settings)
