@@ -39,7 +39,10 @@ EXPERTS = {
 }
 # By task family: the environment as its own users run it, to measure ours against.
 BARE_ENVIRONMENTS = {
+    "adroit": "embodied.sim.adroit_bare:BareAdroit",
+    "gymnasium": "embodied.sim.gymnasium_bare:BareGymnasium",
     "metaworld": "embodied.sim.metaworld_bare:BareMetaworld",
+    "pusht": "embodied.sim.pusht_bare:BarePushT",
     "robosuite": "embodied.sim.robosuite_bare:BareRobosuite",
 }
 TASK_EXPERT = {"name": "task"}  # conf/expert/task.yaml

@@ -121,7 +121,8 @@ class PushTTask:
                 found="no episode yet" if self._steps is None else f"step {self._steps + 1} of {self.spec.horizon}",
                 remedy="call task.reset(start_id)",
             )
-        shown, *_, info = self._env.step(target)
+        # As the physics' own vector: the same numbers, without an array in each of gym-pusht's ten physics steps.
+        shown, *_, info = self._env.step(import_gym_pusht().Vec2d(*target.tolist()))
         self._steps += 1
         covered = float(info["coverage"])
         success = covered >= pusht_board.SUCCESS_COVERAGE

@@ -106,7 +106,8 @@ def measure(task: Task, bare: BareProcess, settings: SimulationBenchmark, report
         report: called after each pair of blocks.
 
     Raises:
-        UserError: a block longer than the task's horizon, or a bare environment that fails.
+        UserError: a block longer than the task's horizon or an episode that ends before, or a bare environment that
+            fails.
     """
     spec = task.spec
     if settings.block_steps > spec.horizon:
@@ -123,7 +124,7 @@ def measure(task: Task, bare: BareProcess, settings: SimulationBenchmark, report
         begun = time.perf_counter()
         task.reset(settings.seed + block)
         resets.append(time.perf_counter() - begun)
-        rates.append(settings.block_steps / _seconds(task.step, actions))
+        rates.append(settings.block_steps / _task_seconds(task, actions))
         bare_rates.append(settings.block_steps / bare.seconds(settings.seed + block, actions))
         report()
     ours, theirs = np.array(rates[1:]), np.array(bare_rates[1:])
@@ -142,6 +143,17 @@ def _seconds(step: Callable[[np.ndarray], object], actions: np.ndarray) -> float
     for action in actions:
         step(action)
     return time.perf_counter() - begun
+
+
+def _task_seconds(task: Task, actions: np.ndarray) -> float:
+    try:
+        return _seconds(task.step, actions)
+    except UserError as error:  # a task refuses steps after an episode's end
+        raise UserError(
+            expected=f"episodes of {task.spec.task} that last for a block of {len(actions)} steps",
+            found=error.found,
+            remedy="lower block_steps and raise blocks",
+        ) from error
 
 
 def _quartiles(values: np.ndarray) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,19 +14,22 @@ from embodied.catalog import BARE_ENVIRONMENTS, lookup, make_task, nearest, task
 from embodied.commands import bench_matrix
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
-from embodied.run_directory import RunDirectory
+from embodied.run_directory import SUMMARY, RunDirectory
+from embodied.summaries import describe_machine
 from embodied.types import Json
 
 MATRICES = ("experts", "policies")
 BENCHMARKS = ("sim", *MATRICES)
-PAGE = "sim.md"
+PAGE, ROWS = "sim.md", "sim.json"
+COLUMNS = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset s")
 
 
 def run(config: DictConfig) -> Path:
     """Run the benchmark that `config.what` names (conf/bench.yaml).
 
     Raises:
-        UserError: an unknown benchmark or task, or an environment that cannot be measured.
+        UserError: an unknown benchmark or task, an environment that cannot be measured, or a folder for the results
+            that cannot be written.
     """
     if config.what not in BENCHMARKS:
         raise UserError(
@@ -33,46 +37,96 @@ def run(config: DictConfig) -> Path:
         )
     if config.what in MATRICES:
         return bench_matrix.run(config)
-    directory = RunDirectory.open("bench", str(config.what), config)
+    directory = RunDirectory.open("bench", str(config.what), config, volatile=("results",))
     with directory.lock():
         if directory.is_finished:
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
-            return directory.path / "summary.json"
-        return _bench_sim(directory)
+        else:
+            _bench_sim(directory)
+        if config.results is not None:
+            say(f"results: {_write_results(directory, Path(config.results))}")
+        return directory.path / SUMMARY
 
 
-def _bench_sim(directory: RunDirectory) -> Path:
-    config = directory.config
-    settings = SimulationBenchmark(config.blocks, config.block_steps, config.seed)
-    jobs = _jobs(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+def _bench_sim(directory: RunDirectory) -> None:
+    config: Json = OmegaConf.to_container(directory.config, resolve=True)  # type: ignore[assignment]
+    settings = SimulationBenchmark(config["blocks"], config["block_steps"], config["seed"])
+    jobs = _jobs(config)
     with Progress("bench sim", len(jobs) * (settings.blocks + 1), "pairs of blocks") as progress:
         rows = [_measured(job, settings, lambda: progress.advance(1)) for job in jobs]
-    columns = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset s")
-    cells = [_cells(row) for row in rows]
-    table(columns, cells)
-    lines = [[column.replace("\n", " ") for column in columns], ["---"] * len(columns), *cells]
-    page = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    (directory.path / PAGE).write_text(page + "\n", encoding="utf-8")
-    return directory.write_summary({"what": "sim", "files": {"table": PAGE}, "timings": {"rows": rows}})
+    table(COLUMNS, [_cells(row) for row in rows])
+    (directory.path / PAGE).write_text(_page(rows, describe_machine(), config), encoding="utf-8")
+    directory.write_summary({"what": "sim", "files": {"table": PAGE}, "timings": {"rows": rows}})
 
 
 def _jobs(config: Json) -> list[Json]:
-    """The settings of every task to measure: without cameras, then with those of its family."""
+    """The settings of every task to measure: as they are, then with the cameras of its family."""
     jobs = []
     for name in config["tasks"]:
-        plain = task_config(name)
-        lookup("task family with a bare environment", BARE_ENVIRONMENTS, name.split("/")[0])
+        plain = _settings(name, config["gymnasium"])
+        family = name.split("/")[0]
+        lookup("task family with a bare environment", BARE_ENVIRONMENTS, family)
         jobs.append(plain)
-        cameras = config["camera_names"].get(name.split("/")[0])
-        if config["cameras"] and cameras:
+        cameras = config["camera_names"].get(family)
+        if config["cameras"] and cameras and not plain.get("cameras"):
             jobs.append({**plain, "cameras": cameras, "camera_size": config["camera_size"]})
     return jobs
 
 
+def _settings(name: str, gymnasium: Json) -> Json:
+    """Those of conf/task, or of a Gymnasium environment that is named like a task, as "gymnasium/Pendulum-v1"."""
+    family, _, id = name.partition("/")
+    if family == "gymnasium":
+        if not id:
+            raise UserError(
+                expected="the id of a Gymnasium environment, as in gymnasium/Pendulum-v1",
+                found=f"'{name}'",
+                remedy="name it in tasks=",
+            )
+        return {"arguments": None, **gymnasium, "name": name, "id": id}
+    return task_config(name)
+
+
+def _page(rows: list[Json], machine: Json, config: Json) -> str:
+    """The table in Markdown, under what it is a measurement of."""
+    lines = [[column.replace("\n", " ") for column in COLUMNS], ["---"] * len(COLUMNS), *map(_cells, rows)]
+    text = f"""\
+# Tasks beside their bare environments
+
+Control steps a second of one process with random actions: of each task, and of the environment that it is made of as
+that environment's own users run it. The two take turns, block by block; the ratio, ours over the bare one's, is that
+of the blocks side by side. Medians over the blocks; a first one of each does not count, and resets are timed apart.
+
+- machine: {machine["cpu"]}, {machine["cores"]} cores for this process
+- blocks: {config["blocks"]} of {config["block_steps"]} control steps, seed {config["seed"]}
+
+"""
+    return text + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _write_results(directory: RunDirectory, folder: Path) -> Path:
+    """The page and its rows of a finished run, into a folder beside other results. Returns the page's path."""
+    summary, config = directory.summary(), directory.config
+    rows, machine = summary["timings"]["rows"], summary["machine"]
+    settings = {name: config[name] for name in ("blocks", "block_steps", "seed")}
+    data = {"machine": {name: machine[name] for name in ("cpu", "cores")}, **settings, "rows": rows}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PAGE).write_text(_page(rows, machine, settings), encoding="utf-8")
+        (folder / ROWS).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            expected=f"to write into {folder}",
+            found=str(error.strerror or error),
+            remedy="choose another folder with results=",
+        ) from error
+    return folder / PAGE
+
+
 def _measured(job: Json, settings: SimulationBenchmark, report: Callable[[], None]) -> Json:
     bare_class = lookup("task family", BARE_ENVIRONMENTS, job["name"].split("/")[0])
+    task = make_task(job)  # first: its mistakes are named, and leave no process behind
     bare = BareProcess(functools.partial(bare_class, job))
-    task = make_task(job)
     try:
         return measure(task, bare, settings, report)
     finally:
