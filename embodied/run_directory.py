@@ -1,7 +1,6 @@
 """A run lives in its own directory, `<run_root>/<command>/<name>/`, and the same command finds it again.
 
 config.yaml    the resolved configuration, written first
-log.jsonl      one JSON object a line
 summary.json   the result, written last: with it the run is finished
 .lock          held while a process works here
 """
@@ -33,7 +32,7 @@ from embodied.summaries import without_timings as without_timings  # offered her
 # Keys that say where and how a run is done, not what: they change no result.
 VOLATILE = ("hydra", "run_root", "name", "force", "resume", "workers")
 
-CONFIG, LOG, SUMMARY, LOCK = "config.yaml", "log.jsonl", "summary.json", ".lock"
+CONFIG, SUMMARY, LOCK = "config.yaml", "summary.json", ".lock"
 
 
 class RunDirectory:
@@ -119,16 +118,6 @@ class RunDirectory:
         path = self.path / SUMMARY
         _write_atomically(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         return path
-
-    def record(self, entry: Json) -> None:
-        """Append one line to log.jsonl; numbers that are not finite become null."""
-        line = json.dumps(_finite(entry), allow_nan=False, separators=(",", ":")) + "\n"
-        with _writing(self.path), (self.path / LOG).open("a+b") as log:
-            # A process that died in the middle of a line must not spoil the next one.
-            if log.seek(0, os.SEEK_END) > 0:
-                log.seek(-1, os.SEEK_END)
-                line = line if log.read(1) == b"\n" else f"\n{line}"
-            log.write(line.encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -325,17 +314,6 @@ def _leaves(values: Json, prefix: str = "") -> Json:
 
 def _words(leaves: Json, key: str) -> str:
     return json.dumps(leaves[key], ensure_ascii=False) if key in leaves else "(absent)"
-
-
-def _finite(value: Any) -> Any:
-    """JSON values of `value`; numpy's scalars become Python's, NaN and infinities None."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not (abs(value) < float("inf")) else value
 
 
 def _write_atomically(path: Path, text: str) -> None:

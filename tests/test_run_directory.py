@@ -192,17 +192,6 @@ def test_two_equal_runs_differ_only_in_what_is_stripped():
     assert without_timings(one) == without_timings(two) == {"success": 1, "rows": [{"k": 1}]}
 
 
-def test_the_log_is_one_json_object_a_line_even_after_a_torn_one(config):
-    run = opened(config)
-    run.record({"step": 1, "loss": float("nan")})
-    with (run.path / "log.jsonl").open("a") as log:
-        log.write('{"step": 2, "lo')
-    run.record({"step": 3, "loss": 0.5})
-    lines = (run.path / "log.jsonl").read_text().splitlines()
-    assert [json.loads(lines[0]), json.loads(lines[2])] == [{"step": 1, "loss": None}, {"step": 3, "loss": 0.5}]
-    assert len(lines) == 3
-
-
 def test_a_second_process_is_kept_out_until_the_first_one_ends(config):
     run = opened(config)
     program = (
