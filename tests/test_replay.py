@@ -154,3 +154,19 @@ def test_the_eye_leaves_out_what_is_parked_far_away():
     assert eye(poses) == alone
     poses[:, 1, :2] = 1.0
     assert eye(poses) != alone
+
+
+def test_the_eye_looks_past_what_stands_in_the_way():
+    poses = np.zeros((5, 2, 7), np.float32)
+    poses[..., 3] = 1.0
+    poses[:, 0, 2] = np.linspace(0.0, 0.4, 5)  # the tool rises
+    poses[:, 1, :3] = [0.2, 0.0, 0.2]
+
+    def eye(wall_m):
+        wall = Geom(1, "wall", "box", (0.01, wall_m, wall_m), (0, 0, 0), (1, 0, 0, 0), (1, 1, 1, 1))
+        tool = Geom(0, "tool", "sphere", (0.05, 0, 0), (0, 0, 0), (1, 0, 0, 0), (1, 1, 1, 1))
+        drawn = _eye(Scene(bodies=("tool", "wall"), geoms=(tool, wall), tool=0), poses)
+        return drawn.position.as_arrow_array().to_pylist()[0]
+
+    assert eye(wall_m=0.001)[0] > 0  # in front, as always
+    assert eye(wall_m=0.5)[0] < 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
+from scipy.spatial.transform import Rotation
 
 from embodied.replay.scene_drawing import SURROUNDINGS, WORLD, body_paths, is_surroundings
 from embodied.types import Scene, TaskSpec
@@ -13,7 +14,8 @@ _PLOTS_A_TAB = 4
 _EYE_DISTANCE = 2.0  # over the radius of what moves
 _NEAR_M = 3.0  # from the tool: what is farther off is not looked at
 _FLAT_M = 1e-6  # heights that differ by less are one
-_EYE_DIRECTION = np.array([0.80, -0.60, 0.36])  # from the table towards the eye: in front, to the robot's right
+# From the table towards the eye: in front, to the robot's right; where something stands in the way, the next.
+_EYE_DIRECTIONS = np.array([[0.80, -0.60, 0.36], [0.80, 0.60, 0.36], [-0.60, -0.80, 0.36], [-0.60, 0.80, 0.36]])
 
 
 def action_entities(spec: TaskSpec) -> list[str]:
@@ -131,10 +133,35 @@ def _eye(scene: Scene, body_poses: np.ndarray) -> rrb.EyeControls3D:
     middle, half = (points.max(axis=0) + points.min(axis=0)) / 2, np.ptp(points, axis=0) / 2
     target = 0.5 * middle + 0.5 * (path.max(axis=0) + path.min(axis=0)) / 2  # nearer to what the tool works on
     radius = max(float(np.linalg.norm(half)), 0.3)
-    direction = _EYE_DIRECTION / np.linalg.norm(_EYE_DIRECTION)
-    return rrb.EyeControls3D(
-        position=target + direction * radius * _EYE_DISTANCE, look_target=target, eye_up=(0.0, 0.0, 1.0)
-    )
+    directions = _EYE_DIRECTIONS / np.linalg.norm(_EYE_DIRECTIONS, axis=1, keepdims=True)
+    eyes = target + directions * radius * _EYE_DISTANCE
+    eye = min(eyes, key=lambda eye: _hidden_share(eye, path, scene, body_poses))  # the first of the best
+    return rrb.EyeControls3D(position=eye, look_target=target, eye_up=(0.0, 0.0, 1.0))
+
+
+def _hidden_share(eye: np.ndarray, path: np.ndarray, scene: Scene, body_poses: np.ndarray) -> float:
+    """Of a path [T 3], the share that boxes and cylinders, where they first stand, hide from an eye [3]."""
+    points = path[:: max(1, len(path) // 16)]
+    hidden = np.zeros(len(points), bool)
+    for geom in scene.geoms:
+        if geom.kind in ("box", "cylinder") and not is_surroundings(geom, body_poses):
+            body = body_poses[0, geom.body]
+            turned = Rotation.from_quat(np.roll(body[3:], -1))
+            centre = body[:3] + turned.apply(geom.position)
+            frame = (turned * Rotation.from_quat(np.roll(geom.quaternion, -1))).inv()
+            x, y, z = geom.size
+            half = np.array([x, x, y] if geom.kind == "cylinder" else [x, y, z])
+            hidden |= _through_box(frame.apply(eye - centre), frame.apply(points - centre), half)
+    return float(hidden.mean())
+
+
+def _through_box(start: np.ndarray, ends: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Which lines from `start` [3] to `ends` [N 3] cross the box of these half sizes around the origin: bool [N]."""
+    along = ends - start
+    along = np.where(np.abs(along) < 1e-9, 1e-9, along)
+    one, other = (-half - start) / along, (half - start) / along
+    enters, leaves = np.minimum(one, other).max(axis=1), np.maximum(one, other).min(axis=1)
+    return np.maximum(enters, 0.0) < np.minimum(leaves, 0.99)
 
 
 def _eye_from_above(scene: Scene, body_poses: np.ndarray) -> rrb.EyeControls3D:
