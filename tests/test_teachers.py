@@ -249,7 +249,7 @@ def test_the_fingerprint_of_a_folder_depends_on_names_and_contents(tmp_path):
 
 
 def test_an_unknown_kind_or_setting_is_named(task, files):
-    with pytest.raises(UserError, match="name of a expert; found 'nzp'; did you mean 'npz'"):
+    with pytest.raises(UserError, match="name of an expert; found 'nzp'; did you mean 'npz'"):
         make_expert(task, {"name": "nzp"})
     with pytest.raises(UserError, match="settings that expert 'npz' takes: path, observation, sha256"):
         make_expert(task, {"name": "npz", "file": "x"})

@@ -43,7 +43,8 @@ class ImageEncoder(ObservationEncoder):
             features: F, of an image.
 
         Raises:
-            UserError: no camera, a crop or a size out of range; else as in `ObservationEncoder`.
+            UserError: no camera, a crop or a size out of range, images too small for the backbone; else as in
+                `ObservationEncoder`.
         """
         super().__init__(spec, history, state, cameras)
         if not self.cameras:
@@ -90,12 +91,30 @@ class ImageEncoder(ObservationEncoder):
 
     def _tower(self, camera: CameraSpec) -> nn.Module:
         backbone, maps = self.make_backbone(*self.crop_size(camera))
+        self._check_maps(backbone, camera)
         return nn.Sequential(
             backbone,
             nn.Conv2d(maps, self.keypoints, 1),
             SpatialSoftmax(),
             nn.Linear(2 * self.keypoints, self.features),
         )
+
+    def _check_maps(self, backbone: nn.Module, camera: CameraSpec) -> None:
+        """A spatial softmax over a single place is 0 whatever the image shows: the policy would be blind."""
+        height, width = self.crop_size(camera)
+        try:
+            with torch.no_grad():
+                rows, columns = backbone(torch.zeros(1, 3, height, width)).shape[-2:]
+        except RuntimeError:  # a kernel larger than the image
+            rows = columns = 0
+        if rows * columns < 2:
+            raise UserError(
+                expected=f"a feature map of several places for camera '{camera.name}'",
+                found=f"{rows} by {columns} from its images of {camera.height} by {camera.width}, cropped to {height} "
+                f"by {width}",
+                remedy="raise task.camera_size (with timm also encoder.resize), or choose a backbone with less stride, "
+                "as conv_small",
+            )
 
 
 class SpatialSoftmax(nn.Module):
