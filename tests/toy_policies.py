@@ -6,21 +6,23 @@ import torch
 from torch import Tensor, nn
 from toy_specs import toy_spec
 
+from embodied.catalog import STATE_ENCODER
 from embodied.policies.noise_path import squared_cosine_alpha_bar
 from embodied.policies.policy_file import build_policy
 from embodied.types import Observation
 
 TINY = {"name": "transformer", "width": 16, "depth": 1, "heads": 2}
 TINY_UNET = {"name": "unet", "widths": [8, 16], "kernel": 3, "conditioning": "per_position"}
+CONV = {"name": "conv_small", "crop": 0.9, "keypoints": 4, "features": 8}
 SHARED = {"history": 2, "horizon": 16, "action_steps": 4, "past": 0, "levels": 100, "clip": True}
 SDP = {"name": "sdp", **SHARED, "k": 2, "initialization": "denoise", "initial_calls": 8, "chunkwise": 0.8}
 DIFFUSION = {"name": "diffusion", **SHARED, "sampler": "ddim", "calls": 4}
 
 
-def toy_policy(policy, network=TINY, spec=None, seed=0, **settings):
+def toy_policy(policy, network=TINY, spec=None, encoder=STATE_ENCODER, seed=0, **settings):
     """With random weights everywhere: the networks' own start, where every block is the identity, would hide faults."""
     torch.manual_seed(seed)
-    built = build_policy(spec or toy_spec(), {**policy, **settings}, network)
+    built = build_policy(spec or toy_spec(), {**policy, **settings}, network, encoder)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
@@ -29,13 +31,21 @@ def toy_policy(policy, network=TINY, spec=None, seed=0, **settings):
 
 def toy_stream(seed, steps, spec=None):
     generator = torch.Generator().manual_seed(seed)
+    spec = spec or toy_spec()
     return [
         Observation(
-            state={s.name: torch.randn(s.size, generator=generator).numpy() for s in (spec or toy_spec()).state},
+            state={s.name: torch.randn(s.size, generator=generator).numpy() for s in spec.state},
+            images={c.name: toy_image(c, generator) for c in spec.cameras},
             time_s=t * 0.1,
         )
         for t in range(steps)
     ]
+
+
+def toy_image(camera, generator, *leading):
+    """Random pixels, uint8 [... h w 3]."""
+    shape = (*leading, camera.height, camera.width, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).numpy()
 
 
 class GaussianDenoiser(nn.Module):

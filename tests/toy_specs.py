@@ -7,7 +7,18 @@ import dataclasses
 import numpy as np
 
 from embodied.collection import CollectionSettings, collect_episode
-from embodied.types import ActionGroup, ActionSpec, Episode, Geom, Observation, Scene, StateSpec, Step, TaskSpec
+from embodied.types import (
+    ActionGroup,
+    ActionSpec,
+    CameraSpec,
+    Episode,
+    Geom,
+    Observation,
+    Scene,
+    StateSpec,
+    Step,
+    TaskSpec,
+)
 
 SPEED = 0.1  # m a step at full action
 
@@ -29,6 +40,12 @@ def toy_spec(horizon: int = 40) -> TaskSpec:
         control_hz=10.0,
         horizon=horizon,
     )
+
+
+def image_spec(*cameras: str, size: int = 24) -> TaskSpec:
+    """The toy task seen by square cameras too; "front" and "wrist" unless named."""
+    views = tuple(CameraSpec(name, size, size) for name in cameras or ("front", "wrist"))
+    return dataclasses.replace(toy_spec(), task="toy/reach_images", cameras=views)
 
 
 def absolute_spec() -> TaskSpec:
