@@ -1,12 +1,12 @@
-"""What every policy must do, with every network and every representation of actions."""
+"""What every policy must do, with every network, every representation of actions, and images."""
 
 import numpy as np
 import pytest
 import torch
-from toy_policies import DIFFUSION, SDP, TINY, TINY_UNET, toy_policy, toy_stream
-from toy_specs import absolute_spec, arm_spec, toy_spec
+from toy_policies import CONV, DIFFUSION, SDP, TINY, TINY_UNET, toy_image, toy_policy, toy_stream
+from toy_specs import absolute_spec, arm_spec, image_spec, toy_spec
 
-from embodied.catalog import NETWORKS, POLICIES
+from embodied.catalog import NETWORKS, POLICIES, STATE_ENCODER
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.policy_file import (
@@ -21,7 +21,12 @@ from embodied.types import CameraSpec, Statistics
 
 SETTINGS = {"diffusion": DIFFUSION, "sdp": SDP}
 NETWORK_SETTINGS = {"transformer": TINY, "unet": TINY_UNET}
-SPECS = {"recorded deltas": toy_spec(), "recorded positions": absolute_spec(), "recorded poses": arm_spec()}
+SPECS = {
+    "recorded deltas": toy_spec(),
+    "recorded positions": absolute_spec(),
+    "recorded poses": arm_spec(),
+    "images": image_spec(),
+}
 NETWORK_CASES = [(policy, network, "recorded deltas", {}) for policy in POLICIES for network in NETWORKS]
 POSITION_CASES = [
     (policy, "transformer", "recorded positions", {"representation": representation})
@@ -35,19 +40,21 @@ ROTATION_CASES = [
     for rotation in ("axis_angle", "rotation_6d")
     if (policy, rotation) != ("sdp", "axis_angle") or representation == "absolute"
 ]
+IMAGE_CASES = [(policy, "transformer", "images", {}) for policy in POLICIES]
 
 
 def cases(params):
-    """Settings of the policy and of the network, and the task's spec."""
+    """Settings of the policy and of the network, the task's spec, and settings of the encoder."""
 
     def build(request):
         policy, network, spec, actions = request.param
-        return {**SETTINGS[policy], "actions": actions}, NETWORK_SETTINGS[network], SPECS[spec]
+        encoder = CONV if SPECS[spec].cameras else STATE_ENCODER
+        return {**SETTINGS[policy], "actions": actions}, NETWORK_SETTINGS[network], SPECS[spec], encoder
 
     return pytest.fixture(params=params, ids=lambda param: "-".join([*param[:3], *param[3].values()]))(build)
 
 
-case = cases([*NETWORK_CASES, *POSITION_CASES, *ROTATION_CASES])
+case = cases([*NETWORK_CASES, *POSITION_CASES, *ROTATION_CASES, *IMAGE_CASES])
 case_without_rotations = cases([*NETWORK_CASES, *POSITION_CASES])
 
 
@@ -70,7 +77,8 @@ def batch(policy, seed=0, size=6):
     generator = torch.Generator().manual_seed(seed)
     shapes = (2, policy.spec.state_size), (16, policy.spec.action.size)
     draw = [torch.randn(size, *shape, generator=generator) for shape in shapes]
-    return Batch(draw[0], draw[1], torch.ones(size, 16, dtype=torch.bool))
+    images = {c.name: torch.from_numpy(toy_image(c, generator, size, 2)) for c in policy.spec.cameras}
+    return Batch(draw[0], draw[1], torch.ones(size, 16, dtype=torch.bool), images)
 
 
 def test_chunks_have_the_promised_shape_time_and_cost(policy):
@@ -184,7 +192,9 @@ def test_saved_and_loaded_it_acts_the_same(case, tmp_path):
     seen = batch(policy, size=50)
     learned = policy.learned_actions(seen).flatten(0, 1)
     policy.fit_normalizers(statistics(seen.state_BTS.flatten(0, 1)), statistics(learned))
-    described = PolicyDescription(case[2], case[0], case[1], {"name": case[2].task}, {}, 7, {"config_hash": "0"})
+    described = PolicyDescription(
+        case[2], case[0], case[1], {"name": case[2].task}, {}, 7, {"config_hash": "0"}, case[3]
+    )
     save_policy(tmp_path, policy, described)
     loaded, description = load_policy(tmp_path)
     assert description == described and loaded.actions == policy.actions
@@ -233,19 +243,19 @@ def test_wrong_observations_are_refused_with_their_names(policy):
 
 
 def test_unknown_settings_and_cameras_are_refused(case):
-    policy, network, spec = case
+    policy, network, spec, encoder = case
     with pytest.raises(UserError, match="settings that policy .* takes: .*horizon.*found .*horizont"):
-        build_policy(spec, {**policy, "horizont": 3}, network)
+        build_policy(spec, {**policy, "horizont": 3}, network, encoder)
     with pytest.raises(UserError, match="settings that network .* takes: .*found .*depthh"):
-        build_policy(spec, policy, {**network, "depthh": 3})
+        build_policy(spec, policy, {**network, "depthh": 3}, encoder)
     with pytest.raises(UserError, match="the name of a network; found 'transfomer'; did you mean 'transformer'"):
-        build_policy(spec, policy, {"name": "transfomer"})
+        build_policy(spec, policy, {"name": "transfomer"}, encoder)
     with pytest.raises(UserError, match="the name of a policy; found 'spd'; did you mean 'sdp'"):
-        build_policy(spec, {"name": "spd"}, network)
+        build_policy(spec, {"name": "spd"}, network, encoder)
     with pytest.raises(UserError, match="found 'deltas'; did you mean 'delta'"):
-        build_policy(spec, {**policy, "actions": {"representation": "deltas"}}, network)
+        build_policy(spec, {**policy, "actions": {"representation": "deltas"}}, network, encoder)
     with pytest.raises(UserError, match="a setting of policy.actions; found 'rotations'; did you mean 'rotation'"):
-        build_policy(spec, {**policy, "actions": {"rotations": "rotation_6d"}}, network)
+        build_policy(spec, {**policy, "actions": {"rotations": "rotation_6d"}}, network, encoder)
     spec = type(spec)(**{**spec.__dict__, "cameras": (CameraSpec("front", 8, 8),)})
     with pytest.raises(
         UserError, match=r"reads state vectors only; found cameras front; set encoder=conv_small.*task.cameras=\[\]"
