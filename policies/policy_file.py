@@ -50,10 +50,16 @@ class PolicyDescription:
 
     @staticmethod
     def from_json(data: Json) -> PolicyDescription:
-        """Of data written before there were encoders, the encoder is that of state vectors."""
+        """Of data written before there were encoders, the encoder is that of state vectors.
+
+        Raises:
+            KeyError, TypeError: something is missing or of another kind.
+        """
         parts = {name: data[name] for name in _PARTS}
-        encoder = data.get("encoder", STATE_ENCODER)
-        return PolicyDescription(spec=TaskSpec.from_json(data["spec"]), **parts, encoder=dict(encoder))
+        parts["encoder"] = dict(data.get("encoder", STATE_ENCODER))
+        for named in ("policy", "network", "encoder"):
+            parts[named]["name"]  # what they are is looked up by it
+        return PolicyDescription(spec=TaskSpec.from_json(data["spec"]), **parts)
 
 
 def build_policy(spec: TaskSpec, policy: Json, network: Json, encoder: Json = STATE_ENCODER) -> DenoisingPolicy:
