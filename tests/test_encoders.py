@@ -221,6 +221,7 @@ BAD_SETTINGS = {
     "state twice": ({"state": ["goal", "point", "goal"]}, "once in encoder.state; found 'goal' twice"),
     "camera as text": ({"cameras": "front"}, r"a list of names .*; found 'front'; write encoder.cameras=\[front\]"),
     "state as text": ({"state": "goal"}, r"a list of names .*; found 'goal'; write encoder.state=\[goal\]"),
+    "state as a number": ({"state": 3}, r"a list of names .*; found '3'; write encoder.state=\[name, ...\]"),
     "no state": ({"state": []}, "at least one state vector in encoder.state; found none; name some of point, goal"),
     "no camera": ({"cameras": []}, "at least one camera .*; found none; .*encoder.cameras, or set encoder=state"),
     "unknown setting": ({"keypoint": 3}, "settings that encoder 'conv_small' takes: .*keypoints.*found .*'keypoint'"),

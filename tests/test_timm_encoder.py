@@ -159,8 +159,12 @@ def test_models_and_sizes_that_do_not_exist_are_named(monkeypatch):
         encoder(RESNET, model="hf-hub:timm/resnet18.a1_in1k")
     with pytest.raises(UserError, match="maps of images of 10 by 10 .*; found encoder.model=vit.*set encoder.resize"):
         encoder(VIT, resize=10)
-    with pytest.raises(UserError, match="encoder.resize of at least 1; found 0; choose 224, or null"):
+    with pytest.raises(UserError, match="encoder.resize a whole number of at least 1; found 0; choose 224, or null"):
         encoder(RESNET, resize=0)
+    with pytest.raises(UserError, match="encoder.resize a whole number of at least 1; found 2.5"):
+        encoder(RESNET, resize=2.5)
+    with pytest.raises(UserError, match="a timm model in encoder.model; found 'None'"):
+        encoder(RESNET, model=None)
     with pytest.raises(UserError, match="feature map of several places for camera 'front'; found 1 by 1"):
         encoder(RESNET, resize=32)
     monkeypatch.setitem(sys.modules, "timm", None)

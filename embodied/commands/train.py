@@ -52,7 +52,7 @@ def _with_weights_content(config: DictConfig) -> DictConfig:
     if config.encoder.get("weights") is None or config.encoder.sha256 is not None:
         return config
     config = config.copy()
-    config.encoder.sha256 = fingerprint(config.encoder.weights)
+    config.encoder.sha256 = fingerprint(str(config.encoder.weights))
     return config
 
 

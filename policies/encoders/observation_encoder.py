@@ -72,10 +72,9 @@ def _chosen(key: str, kind: str, wanted: Sequence[str] | None, known: Mapping, t
     """The specs of the wanted names, in the task's order, so that the order in a setting means nothing."""
     if wanted is None:
         return tuple(known.values())
-    if isinstance(wanted, str):
-        raise UserError(
-            expected=f"a list of names in encoder.{key}", found=f"'{wanted}'", remedy=f"write encoder.{key}=[{wanted}]"
-        )
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        remedy = f"write encoder.{key}=[{wanted if isinstance(wanted, str) else 'name, ...'}]"
+        raise UserError(expected=f"a list of names in encoder.{key}", found=f"'{wanted}'", remedy=remedy)
     for place, name in enumerate(wanted):
         if name not in known:
             raise UserError(

@@ -53,19 +53,21 @@ class TimmEncoder(ImageEncoder):
             UserError: timm is not installed, an unknown model, one that cannot see images of this size, or weights
                 that cannot be read or do not fit; else as in `ImageEncoder`.
         """
-        if resize is not None and resize < 1:
-            raise UserError(expected="encoder.resize of at least 1", found=str(resize), remedy="choose 224, or null")
+        if resize is not None and (not isinstance(resize, int) or resize < 1):
+            raise UserError(
+                expected="encoder.resize a whole number of at least 1", found=str(resize), remedy="choose 224, or null"
+            )
         self._model, self._resize, self._weights = model, resize, weights
         super().__init__(spec, history, crop=crop, keypoints=keypoints, features=features, state=state, cameras=cameras)
 
     def make_backbone(self, height: int, width: int) -> tuple[nn.Module, int]:
         timm = _import_timm()
         size = (height, width) if self._resize is None else (self._resize, self._resize)
-        if not timm.is_model(self._model):
+        if not isinstance(self._model, str) or not timm.is_model(self._model):
             raise UserError(
                 expected="the name of a timm model in encoder.model",
                 found=f"'{self._model}'",
-                remedy=_nearest_models(self._model, timm.list_models()),
+                remedy=_nearest_models(str(self._model), timm.list_models()),
             )
         model = _make_model(timm, self._model, size)
         if self._weights is not None:
