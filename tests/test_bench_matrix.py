@@ -87,6 +87,14 @@ def test_only_must_fit_a_cell(one_cell, tmp_path):
         bench.run(bench_config(tmp_path, "what=experts", "only=metaworld/raech-v3"))
 
 
+def test_only_fits_tasks_and_labels():
+    _, cells = read_matrix("policies")
+    images = bench_matrix._chosen(cells, "*, images")
+    assert {cell.task for cell in images} == {"robosuite/lift", "pusht/pixels"}
+    assert len(bench_matrix._chosen(cells, ["robosuite/lift", "*, images"])) == 3
+    assert bench_matrix._chosen(cells, None) == cells
+
+
 def test_a_damaged_cell_is_named(one_cell, tmp_path):
     (tmp_path / "results" / "cells").mkdir(parents=True)
     (tmp_path / "results" / "cells" / REACH.file).write_text("{")

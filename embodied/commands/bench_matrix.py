@@ -39,6 +39,10 @@ class Cell:
     overrides: tuple[str, ...]  # of the command
 
     @property
+    def name(self) -> str:
+        return f"{self.task}, {self.label}"
+
+    @property
     def file(self) -> str:
         return re.sub(r"[^\w.=-]+", "-", f"{self.task}-{self.label}") + ".json"
 
@@ -70,14 +74,14 @@ def run(config: DictConfig) -> Path:
             if (folder / CELLS / cell.file).exists():
                 continue
             if missing := sorted(cell.places - paths.keys()):
-                say(f"{cell.task}, {cell.label}: left out, needs {', '.join(f'paths.{name}=...' for name in missing)}")
+                say(f"{cell.name}: left out, needs {', '.join(f'paths.{name}=...' for name in missing)}")
                 continue
-            say(f"{cell.task}, {cell.label}")
+            say(cell.name)
             try:
                 summary = _run_cell(matrix, cell.command_line(paths), config)
             except UserError as error:  # of one cell: the others go on
                 failed[cell] = error
-                say(f"{cell.task}, {cell.label}: {error}")
+                say(f"{cell.name}: {error}")
                 continue
             _write(folder / CELLS / cell.file, json.dumps(_KINDS[config.what].cell(cell, summary), indent=2) + "\n")
             write_page(config.what, folder)
@@ -85,7 +89,7 @@ def run(config: DictConfig) -> Path:
         if failed:
             raise UserError(
                 expected=f"{len(chosen)} cells without a failure",
-                found=f"{len(failed)} failed: " + "; ".join(f"{cell.task}, {cell.label}" for cell in failed),
+                found=f"{len(failed)} failed: " + "; ".join(cell.name for cell in failed),
                 remedy="see above why, and give the same command again: it goes on with what is missing",
             )
         say(f"{len(rows)} rows in {folder / PAGE}")
@@ -106,13 +110,13 @@ def read_matrix(what: str) -> tuple[str, list[Cell]]:
 
 
 def _chosen(cells: list[Cell], only: Any) -> list[Cell]:
-    """The cells whose task fits one of the patterns in `only`; all without any."""
+    """The cells whose task, or task and label, fits one of the patterns in `only`; all without any."""
     if only is None:
         return cells
     patterns = [only] if isinstance(only, str) else list(only)
     chosen = []
     for pattern in patterns:
-        fitting = [cell for cell in cells if fnmatch.fnmatch(cell.task, pattern)]
+        fitting = [cell for cell in cells if any(fnmatch.fnmatch(name, pattern) for name in (cell.task, cell.name))]
         if not fitting:
             tasks = {cell.task for cell in cells}
             raise UserError(
@@ -162,6 +166,7 @@ def _policy_cell(cell: Cell, summary: Json) -> Json:
         "label": cell.label,
         "setting": evaluation["setting"],
         "network": summary["config"]["network"]["name"],
+        "encoder": summary["config"].get("encoder", {"name": "state"})["name"],
         "parameters": evaluation["parameters"],
         "demonstrations": summary["store"]["episodes"],
         "store_content_hash": summary["store"]["content_hash"],
