@@ -62,8 +62,14 @@ class TestSpatialSoftmax:
         maps[0, 0, 0, 0], maps[0, 0, 0, 2] = 0.0, np.log(3.0)
         torch.testing.assert_close(SpatialSoftmax()(maps), torch.tensor([[0.5, 0.0]]))
 
-    def test_half_precision_maps_are_summed_in_float32(self):
-        assert SpatialSoftmax()(torch.zeros(1, 1, 40, 40, dtype=torch.bfloat16)).dtype == torch.float32
+    def test_places_are_exact_whatever_the_precision_of_the_rest(self):
+        """Under autocast a product of matrices would round them to 8 bits, half a pixel of a map of 100."""
+        maps = torch.zeros(1, 1, 3, 300)
+        maps[..., 1, 201] = 100.0
+        with torch.autocast("cpu", torch.bfloat16):
+            places = SpatialSoftmax()(maps.bfloat16())
+        assert places.dtype == torch.float32
+        torch.testing.assert_close(places, torch.tensor([[201 / 299 * 2 - 1, 0.0]]), atol=1e-6, rtol=0)
 
 
 class TestCrops:

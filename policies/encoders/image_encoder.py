@@ -125,10 +125,11 @@ class SpatialSoftmax(nn.Module):
 
     def forward(self, maps_NKyx: Tensor) -> Tensor:
         height, width = maps_NKyx.shape[-2:]
-        # In float32 whatever the precision of the rest: sums over a whole map.
+        # In float32 whatever the precision of the rest: sums over a whole map, which autocast leaves alone as it would
+        # not a product of matrices.
         share_NKyx = maps_NKyx.float().flatten(2).softmax(-1).unflatten(2, (height, width))
-        x = share_NKyx.sum(2) @ _coordinates(width, share_NKyx)
-        y = share_NKyx.sum(3) @ _coordinates(height, share_NKyx)
+        x = (share_NKyx.sum(2) * _coordinates(width, share_NKyx)).sum(-1)
+        y = (share_NKyx.sum(3) * _coordinates(height, share_NKyx)).sum(-1)
         return torch.cat([x, y], dim=1)
 
 
