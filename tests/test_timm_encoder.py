@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import save_file
 from test_encoders import HISTORY, observations
 from torch import nn
-from toy_policies import CONV
+from toy_policies import CONV, SDP, TINY, toy_policy, toy_stream
 from toy_specs import image_spec
 
 from embodied.catalog import ENCODERS, make
 from embodied.errors import UserError
 from embodied.policies.encoders.timm import with_group_norm
+from embodied.policies.policy_file import PolicyDescription, load_policy, save_policy
 
 timm = pytest.importorskip("timm")
 
@@ -127,7 +128,19 @@ def test_weights_come_from_a_file(tmp_path, settings):
         assert torch.equal(value, weights[key]), name
 
 
-def test_fresh_weights_are_the_seed_s(tmp_path):
+def test_a_checkpoint_is_read_without_the_file_that_its_training_began_with(tmp_path):
+    path, _ = weights_of("resnet18", tmp_path / "weights.safetensors")
+    settings = {**RESNET, "weights": path, "sha256": "0"}
+    policy = toy_policy(SDP, spec=SPEC, encoder=settings)
+    save_policy(tmp_path, policy, PolicyDescription(SPEC, SDP, TINY, {}, {}, 0, {}, settings))
+    (tmp_path / "weights.safetensors").unlink()
+    loaded, description = load_policy(tmp_path)
+    assert description.encoder == settings
+    stream = toy_stream(0, 2, SPEC)
+    assert torch.equal(loaded.encode([stream]), policy.encode([stream]))
+
+
+def test_fresh_weights_are_the_seed_s():
     one, same = (dict(encoder(RESNET).named_parameters()) for _ in range(2))
     assert all(torch.equal(one[name], same[name]) for name in one)
 
