@@ -17,6 +17,7 @@ from embodied.catalog import STATE_ENCODER
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
 from embodied.evaluation.episodes import check_policy_fits
+from embodied.policies.encoders import image_encoder
 from embodied.policies.policy_file import PolicyDescription, load_policy, read_description, save_policy
 from embodied.session import Session
 from embodied.training.job import TrainingJob
@@ -237,6 +238,20 @@ class TestTraining:
         assert torch.equal(central, built.context(state, images))
         shifted = [built.context(state, images, torch.Generator().manual_seed(seed)) for seed in range(5)]
         assert all(not torch.equal(context, central) for context in shifted)
+
+    def test_every_training_step_shifts_and_no_validation_does(self, tmp_path, store, monkeypatch):
+        calls = {"random_crop": 0, "centre_crop": 0}
+        for name in calls:
+            original = getattr(image_encoder, name)
+
+            def counted(*args, name=name, original=original):
+                calls[name] += 1
+                return original(*args)
+
+            monkeypatch.setattr(image_encoder, name, counted)
+        image_job(tmp_path, store, steps=6).run(quiet)
+        # Six steps, and twice the held-out windows: one episode of 6 steps, a batch.
+        assert calls == {"random_crop": 6 * len(SPEC.cameras), "centre_crop": 2 * len(SPEC.cameras)}
 
     def test_the_checkpoint_says_what_it_sees(self, tmp_path, store):
         encoder = {**CONV, "state": ["point"], "cameras": ["wrist"]}
