@@ -21,10 +21,10 @@ FOLDERS = {
 # From the top down. A unit imports only units of the rows below its own, and itself; never one of its own row.
 ROWS = (
     ("cli",),
-    ("configuration", "completion"),
-    ("value_types",),
+    ("completion",),
     ("commands",),
-    ("run_directory",),
+    ("run_directory", "configuration"),
+    ("value_types",),
     ("training", "evaluation", "serving", "replay", "collection", "benchmarks"),
     ("policies", "sim", "datasets"),
     (

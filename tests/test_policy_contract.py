@@ -129,7 +129,7 @@ def test_batched_sessions_are_the_single_ones(policy):
     together, next_together = policy.step(history, states, executed)
     for index in range(5):
         alone, next_alone = policy.step([history[index]], [states[index]], [executed[index]])
-        np.testing.assert_allclose(together[index].actions, alone[0].actions, atol=atol)
+        np.testing.assert_allclose(together[index].actions, alone[0].actions, atol=atol, rtol=1e-5)
         assert next_together[index].observations == next_alone[0].observations
 
 
