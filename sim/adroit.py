@@ -18,6 +18,7 @@ import numpy as np
 from embodied.errors import UserError
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
+from embodied.sim.simulated_task import SimulatedTask, check_start
 from embodied.types import ActionSpec, Geom, Observation, Scene, StateSpec, Step, TaskSpec
 
 TOOL = "palm"  # the body that the actions move
@@ -25,7 +26,6 @@ _AXES = ("x", "y", "z")
 # The joints of a loose object, along its own axes at rest, not the world's.
 _SLIDES = ("OBJTx", "OBJTy", "OBJTz")
 _HINGES = ("OBJRx", "OBJRy", "OBJRz")
-_START_IDS = 2**32
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def import_gymnasium() -> Any:
     return gymnasium
 
 
-class AdroitTask(ABC):
+class AdroitTask(SimulatedTask, ABC):
     """One Adroit environment as a `Task`.
 
     The state vectors, side by side, are the environment's own observation, element by element, so that networks made
@@ -77,9 +77,6 @@ class AdroitTask(ABC):
         # -1: the horizon is the task's, not a wrapper's.
         made = import_gymnasium().make(self.environment, max_episode_steps=-1, disable_env_checker=True)
         self._env: Any = made.unwrapped
-        self._observation: Observation | None = None  # None before the first reset
-        self._steps = 0
-        self._success_ever = False
         self.spec = TaskSpec(
             task=self.name,
             state=self.state_specs(),
@@ -109,14 +106,9 @@ class AdroitTask(ABC):
         Raises:
             UserError: the id is negative or too large for a seed (2**32).
         """
-        if not 0 <= start_id < _START_IDS:
-            raise UserError(
-                expected=f"a start id from 0 to {_START_IDS - 1}",
-                found=str(start_id),
-                remedy="choose one in that range",
-            )
+        check_start(start_id)
         vector, _ = self._env.reset(seed=int(start_id))
-        self._steps, self._success_ever = 0, False
+        self._begin_episode()
         return self._observe(vector)
 
     def step(self, action: np.ndarray) -> Step:
@@ -125,38 +117,13 @@ class AdroitTask(ABC):
         Raises:
             UserError: the action has another shape, or is not finite; no reset yet; the horizon is passed.
         """
-        command = self.spec.action.clipped(action)
-        if self._observation is None or self._steps >= self.spec.horizon:
-            raise UserError(
-                expected="reset before the first step and after the horizon",
-                found="no reset" if self._observation is None else f"step {self._steps + 1} of {self.spec.horizon}",
-                remedy="call task.reset(start_id)",
-            )
+        command = self._command(action)
         vector, reward, _, _, info = self._env.step(command)
         # The environment has read its observation. What is drawn belongs to the physics state after the step.
         mujoco.mj_kinematics(self.model, self.data)
-        self._steps += 1
         success = bool(info["success"])
-        self._success_ever |= success
-        return Step(
-            observation=self._observe(vector),
-            reward=float(reward),
-            terminated=False,
-            truncated=self._steps >= self.spec.horizon,
-            info={"success": success, "success_ever": self._success_ever},
-        )
-
-    def observation(self) -> Observation:
-        """That of the last reset or step.
-
-        Raises:
-            UserError: no reset yet.
-        """
-        if self._observation is None:
-            raise UserError(
-                expected="reset before an observation", found="no reset", remedy="call task.reset(start_id)"
-            )
-        return self._observation
+        self._advance(success)
+        return self._outcome(self._observe(vector), float(reward), success)
 
     def eef_position(self) -> np.ndarray:
         """Of the palm, in the world's frame, float64 [3], m."""
@@ -191,7 +158,7 @@ class AdroitTask(ABC):
         self._observation = Observation(
             state={spec.name: part.copy() for spec, part in zip(self.spec.state, parts, strict=True)},
             instruction=self.instruction,
-            time_s=self._steps * self.spec.dt_s,
+            time_s=self._time_s,
         )
         return self._observation
 

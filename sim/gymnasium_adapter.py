@@ -14,6 +14,7 @@ from embodied.protocols import Task
 from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.opengl import mujoco
+from embodied.sim.simulated_task import SimulatedTask
 from embodied.types import ActionSpec, CameraSpec, Observation, Scene, StateSpec, Step, TaskSpec
 
 # (observation, reward, info) of one step -> success after it
@@ -93,7 +94,7 @@ def from_gymnasium(
     return GymnasiumTask(env, task, control_hz, horizon, success, instruction)
 
 
-class GymnasiumTask:
+class GymnasiumTask(SimulatedTask):
     """What `from_gymnasium` returns; its docstring explains the arguments."""
 
     def __init__(
@@ -129,10 +130,7 @@ class GymnasiumTask:
         self._instruction = instruction
         self._random = GlobalRandomStream()
         self._mujoco_scene: MujocoScene | None = None
-        self._observation: Observation | None = None  # None before the first reset
-        self._steps = 0
         self._running = False
-        self._success_ever = False
 
     @property
     def env(self) -> gymnasium.Env:
@@ -144,7 +142,8 @@ class GymnasiumTask:
         with self._random:
             observation, _ = self._env.reset(seed=start_id)
         self._mujoco_scene = None
-        self._steps, self._running, self._success_ever = 0, True, False
+        self._begin_episode()
+        self._running = True
         return self._observe(observation)
 
     def step(self, action: np.ndarray) -> Step:
@@ -152,15 +151,14 @@ class GymnasiumTask:
         if not self._running:
             raise UserError(
                 expected="reset before the first step and after an episode's end",
-                found=f"step {self._steps + 1} of a horizon of {self.spec.horizon}",
+                found=f"step {(self._steps or 0) + 1} of a horizon of {self.spec.horizon}",
                 remedy="call task.reset(start_id)",
             )
         with self._random:
             observation, reward, terminated, truncated, info = self._env.step(command)
-        self._steps += 1
         success = self._succeeded(observation, float(reward), info)
-        self._success_ever |= success
-        truncated = bool(truncated) or self._steps >= self.spec.horizon
+        self._advance(success)
+        truncated = bool(truncated) or (self._steps or 0) >= self.spec.horizon
         self._running = not (terminated or truncated)
         return Step(
             observation=self._observe(observation),
@@ -169,13 +167,6 @@ class GymnasiumTask:
             truncated=truncated,
             info={"success": success, "success_ever": self._success_ever},
         )
-
-    def observation(self) -> Observation:
-        if self._observation is None:
-            raise UserError(
-                expected="reset before an observation", found="no reset", remedy="call task.reset(start_id)"
-            )
-        return self._observation
 
     def physics_state(self) -> np.ndarray:
         """Of a MuJoCo environment; empty for any other, which cannot be drawn again."""
@@ -215,7 +206,7 @@ class GymnasiumTask:
             state={spec.name: np.array(parts[spec.name], np.float32).reshape(-1) for spec in self.spec.state},
             images={camera.name: np.array(parts[camera.name], np.uint8) for camera in self.spec.cameras},
             instruction=self._instruction,
-            time_s=self._steps * self.spec.dt_s,
+            time_s=self._time_s,
         )
         return self._observation
 

@@ -20,6 +20,7 @@ from embodied.sim.camera_renderer import CameraRenderer, camera_specs
 from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
+from embodied.sim.simulated_task import SimulatedTask, check_start
 from embodied.types import ActionSpec, Geom, Observation, Scene, StateSpec, Step, TaskSpec
 
 FAMILY = "metaworld"
@@ -82,7 +83,7 @@ def environment_names() -> list[str]:
     return sorted(import_metaworld().ALL_V3_ENVIRONMENTS)
 
 
-class MetaworldTask:
+class MetaworldTask(SimulatedTask):
     """One Meta-World environment as a `Task`, with the goal among its observations.
 
     Actions move the hand's target and drive the fingers. State vectors are the parts of Meta-World's observation
@@ -118,8 +119,6 @@ class MetaworldTask:
         self._instruction = instruction
         self._parts = self._state_parts()
         self._mujoco_scene: MujocoScene | None = None
-        self._steps: int | None = None  # of the present episode; None before the first reset
-        self._success_ever = False
         self.spec = TaskSpec(
             task=f"{FAMILY}/{environment}",
             state=tuple(self._parts),
@@ -129,7 +128,6 @@ class MetaworldTask:
             horizon=int(horizon),
         )
         self._renderer = CameraRenderer(self.spec.cameras) if self.spec.cameras else None
-        self._newest: Observation | None = None
 
     @property
     def model(self) -> MjModel:
@@ -145,15 +143,14 @@ class MetaworldTask:
         """Go to the addressed start. The same id gives bit-equal observations, whatever came before.
 
         Raises:
-            UserError: the id is negative.
+            UserError: the id is negative or too large for a seed (2**32).
         """
-        if start_id < 0:
-            raise UserError(expected="a start id of at least 0", found=str(start_id), remedy="choose another one")
+        check_start(start_id)
         self._env.seed(start_id)
         self._env.reset()
         mujoco.mj_kinematics(self.model, self.data)  # some environments move a body last
         self._mujoco_scene = None
-        self._steps, self._success_ever = 0, False
+        self._begin_episode()
         return self._observe(self.metaworld_observation())
 
     def step(self, action: np.ndarray) -> Step:
@@ -162,36 +159,11 @@ class MetaworldTask:
         Raises:
             UserError: the action has another shape, or is not finite; no reset yet; the horizon is passed.
         """
-        command = self.spec.action.clipped(action).astype(np.float32)
-        if self._steps is None or self._steps >= self.spec.horizon:
-            raise UserError(
-                expected="reset before the first step and after the horizon",
-                found="no reset" if self._steps is None else f"step {self._steps + 1} of {self.spec.horizon}",
-                remedy="call task.reset(start_id)",
-            )
+        command = self._command(action).astype(np.float32)
         vector, reward, _, _, info = self._env.step(command)
-        self._steps += 1
         success = bool(info["success"])
-        self._success_ever |= success
-        return Step(
-            observation=self._observe(vector),
-            reward=float(reward),
-            terminated=False,
-            truncated=self._steps >= self.spec.horizon,
-            info={"success": success, "success_ever": self._success_ever},
-        )
-
-    def observation(self) -> Observation:
-        """The newest observation again.
-
-        Raises:
-            UserError: no reset yet.
-        """
-        if self._newest is None:
-            raise UserError(
-                expected="reset before an observation", found="no reset", remedy="call task.reset(start_id)"
-            )
-        return self._newest
+        self._advance(success)
+        return self._outcome(self._observe(vector), float(reward), success)
 
     def metaworld_observation(self) -> np.ndarray:
         """The present state as Meta-World's own observation, float64 [39].
@@ -252,13 +224,13 @@ class MetaworldTask:
 
     def _observe(self, vector: np.ndarray) -> Observation:
         """What Meta-World's observation, [39], says, by name."""
-        self._newest = Observation(
+        self._observation = Observation(
             state={spec.name: vector[place].astype(np.float32) for spec, place in self._parts.items()},
             images=self._renderer.render(self.model, self.data) if self._renderer is not None else {},
             instruction=self._instruction,
-            time_s=(self._steps or 0) * self.spec.dt_s,
+            time_s=self._time_s,
         )
-        return self._newest
+        return self._observation
 
     def _drawing(self) -> MujocoScene:
         if self._mujoco_scene is None:

@@ -14,6 +14,7 @@ import numpy as np
 from embodied import pusht_board
 from embodied.errors import UserError
 from embodied.sim.pusht_scene import PUSHT_SCENE, agent_position, body_poses
+from embodied.sim.simulated_task import SimulatedTask, check_start
 from embodied.types import Observation, Scene, Step
 
 _QUIET = "PYGAME_HIDE_SUPPORT_PROMPT"
@@ -45,7 +46,7 @@ def import_gym_pusht() -> Any:
             os.environ[_QUIET] = before
 
 
-class PushTTask:
+class PushTTask(SimulatedTask):
     """Cover at least 95 % of the goal with the block. Actions are target positions of the agent, in px.
 
     Starts are those of gym-pusht's own `reset(seed=start_id)`. The reward is the coverage over 0.95, at most 1; `info`
@@ -73,9 +74,6 @@ class PushTTask:
             observation_width=camera_size,
             observation_height=camera_size,
         )
-        self._steps: int | None = None  # of the present episode; None before the first reset
-        self._success_ever = False
-        self._observation: Observation | None = None
 
     def reset(self, start_id: int) -> Observation:
         """Go to the addressed start. The same id gives bit-equal observations, whatever came before.
@@ -83,10 +81,7 @@ class PushTTask:
         Raises:
             UserError: the id is negative or too large for a seed (2**32).
         """
-        if not 0 <= start_id < 2**32:
-            raise UserError(
-                expected="a start id from 0 to 4294967295", found=str(start_id), remedy="choose one in that range"
-            )
+        check_start(start_id)
         shown, _ = self._env.reset(seed=int(start_id))
         return self._begin(shown)
 
@@ -114,38 +109,14 @@ class PushTTask:
         return self._begin(shown)
 
     def step(self, action: np.ndarray) -> Step:
-        target = self.spec.action.clipped(action)
-        if self._steps is None or self._steps >= self.spec.horizon:
-            raise UserError(
-                expected="reset before the first step and after an episode's end",
-                found="no episode yet" if self._steps is None else f"step {self._steps + 1} of {self.spec.horizon}",
-                remedy="call task.reset(start_id)",
-            )
+        target = self._command(action)
         # As the physics' own vector: the same numbers, without an array in each of gym-pusht's ten physics steps.
         shown, *_, info = self._env.step(import_gym_pusht().Vec2d(*target.tolist()))
-        self._steps += 1
         covered = float(info["coverage"])
         success = covered >= pusht_board.SUCCESS_COVERAGE
-        self._success_ever |= success
-        return Step(
-            observation=self._observe(shown),
-            reward=pusht_board.graded_reward(covered),
-            terminated=False,
-            truncated=self._steps >= self.spec.horizon,
-            info={"success": success, "success_ever": self._success_ever, "coverage": covered},
-        )
-
-    def observation(self) -> Observation:
-        """That of the last reset or step.
-
-        Raises:
-            UserError: no reset yet.
-        """
-        if self._observation is None:
-            raise UserError(
-                expected="reset before an observation", found="no reset", remedy="call task.reset(start_id)"
-            )
-        return self._observation
+        self._advance(success)
+        reward = pusht_board.graded_reward(covered)
+        return self._outcome(self._observe(shown), reward, success, coverage=covered)
 
     def physics_state(self) -> np.ndarray:
         """float64 [5]: agent x, agent y, block x, block y (px), block angle (rad)."""
@@ -167,7 +138,7 @@ class PushTTask:
         self._env.close()
 
     def _begin(self, shown: np.ndarray) -> Observation:
-        self._steps, self._success_ever = 0, False
+        self._begin_episode()
         return self._observe(shown)
 
     def _observe(self, shown: np.ndarray) -> Observation:
@@ -176,7 +147,7 @@ class PushTTask:
             state=pusht_board.state_vectors(self.name, self.physics_state()),
             images={camera.name: np.array(shown) for camera in self.spec.cameras},
             instruction=self.instruction,
-            time_s=(self._steps or 0) * self.spec.dt_s,
+            time_s=self._time_s,
         )
         return self._observation
 

@@ -17,6 +17,7 @@ from embodied.sim.camera_renderer import CameraRenderer, camera_specs
 from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
+from embodied.sim.simulated_task import SimulatedTask, check_start
 from embodied.types import ActionGroup, ActionSpec, Observation, Scene, StateSpec, Step, TaskSpec
 
 # One arm on a fixed base, one gripper with one command: the robots whose actions are the seven elements below.
@@ -36,7 +37,7 @@ def import_robosuite() -> Any:
     return robosuite
 
 
-class RobosuiteTask(ABC):
+class RobosuiteTask(SimulatedTask, ABC):
     """One robosuite environment as a `Task`; a task family adds its state vectors.
 
     Actions are robosuite's default: end effector displacements under operational space control, and one gripper
@@ -76,9 +77,6 @@ class RobosuiteTask(ABC):
         self.robot = robot
         self._robot = self._env.robots[0]
         self._mujoco_scene: MujocoScene | None = None
-        self._observation: Observation | None = None  # None before the first reset
-        self._steps: int | None = None  # of the present episode; None before the first reset
-        self._success_ever = False
         self.spec = TaskSpec(
             task=self.name,
             state=self.state_specs(),
@@ -114,17 +112,13 @@ class RobosuiteTask(ABC):
         Raises:
             UserError: the id is negative or too large for a seed (2**32).
         """
-        if not 0 <= start_id < 2**32:
-            raise UserError(
-                expected="a start id from 0 to 4294967295", found=str(start_id), remedy="choose one in that range"
-            )
+        check_start(start_id)
         # Only a hard reset is addressed: a soft one keeps the cube's size, which robosuite samples, too.
         self._random.seed(start_id)
         with self._random:
             self._env.reset()
         self._mujoco_scene = None
-        self._steps = 0
-        self._success_ever = False
+        self._begin_episode()
         self._settle_poses()
         return self._observe()
 
@@ -134,38 +128,13 @@ class RobosuiteTask(ABC):
         Raises:
             UserError: the action has another shape, or is not finite; no reset yet; the horizon is passed.
         """
-        command = self.spec.action.clipped(action)
-        if self._steps is None or self._steps >= self.spec.horizon:
-            raise UserError(
-                expected="reset before the first step and after the horizon",
-                found="no reset" if self._steps is None else f"step {self._steps + 1} of {self.spec.horizon}",
-                remedy="call task.reset(start_id)",
-            )
+        command = self._command(action)
         with self._random:
             self._env.step(command)
         self._settle_poses()
-        self._steps += 1
         success = bool(self._env._check_success())
-        self._success_ever |= success
-        return Step(
-            observation=self._observe(),
-            reward=float(self._env.reward(command)),
-            terminated=False,
-            truncated=self._steps >= self.spec.horizon,
-            info={"success": success, "success_ever": self._success_ever},
-        )
-
-    def observation(self) -> Observation:
-        """That of the last reset or step.
-
-        Raises:
-            UserError: no reset yet.
-        """
-        if self._observation is None:
-            raise UserError(
-                expected="reset before an observation", found="no reset", remedy="call task.reset(start_id)"
-            )
-        return self._observation
+        self._advance(success)
+        return self._outcome(self._observe(), float(self._env.reward(command)), success)
 
     def physics_state(self) -> np.ndarray:
         """Positions and velocities, float64 [n]; the episode's start id gives the model that goes with them."""
@@ -227,7 +196,7 @@ class RobosuiteTask(ABC):
             state={spec.name: np.asarray(state[spec.name], dtype=np.float32) for spec in self.spec.state},
             images=self._renderer.render(self.model, self.data) if self._renderer is not None else {},
             instruction=self.instruction,
-            time_s=(self._steps or 0) * self.spec.dt_s,
+            time_s=self._time_s,
         )
         return self._observation
 

@@ -204,7 +204,7 @@ def test_wrong_settings_are_named(settings, message):
 
 
 def test_a_start_id_is_not_negative(make):
-    with pytest.raises(UserError, match="start id of at least 0; found -1"):
+    with pytest.raises(UserError, match="start id from 0 to 4294967295; found -1"):
         make("reach-v3").reset(-1)
 
 
