@@ -237,7 +237,7 @@ _KINDS = {
         "Successes of attempts from addressed starts, from start 0 on, with Wilson's 95 % interval, until as many "
         "demonstrations were kept as the cell asks for. `task` is the task's own expert, the others are teachers from "
         "files. Noise is that on what is executed, as a share of half the action range. Control steps a second are "
-        "those kept, of all processes together.",
+        "those kept, of all processes together, beside whatever else ran.",
         ("task", "expert", "noise", "successes", "rate", "mean steps to success", "steps/s"),
         _expert_cell,
         _expert_row,
