@@ -10,15 +10,16 @@ import contextlib
 import dataclasses
 import functools
 import io
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
 
 from embodied.errors import UserError
 from embodied.sim.mujoco_scene import MujocoScene
+from embodied.sim.mujoco_task import MujocoTask
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
-from embodied.sim.simulated_task import SimulatedTask, check_start
+from embodied.sim.simulated_task import check_start
 from embodied.types import ActionSpec, Geom, Observation, Scene, StateSpec, Step, TaskSpec
 
 TOOL = "palm"  # the body that the actions move
@@ -51,7 +52,7 @@ def import_gymnasium() -> Any:
     return gymnasium
 
 
-class AdroitTask(SimulatedTask, ABC):
+class AdroitTask(MujocoTask):
     """One Adroit environment as a `Task`.
 
     The state vectors, side by side, are the environment's own observation, element by element, so that networks made
@@ -63,6 +64,7 @@ class AdroitTask(SimulatedTask, ABC):
     name: ClassVar[str]  # the catalogue's
     environment: ClassVar[str]  # gymnasium-robotics'
     instruction: ClassVar[str]
+    _poses_lag = False
 
     def __init__(self, *, horizon: int = 200) -> None:
         """
@@ -97,7 +99,10 @@ class AdroitTask(SimulatedTask, ABC):
 
     @property
     def data(self) -> MjData:
-        """The live simulation."""
+        """The live simulation. Its poses belong to the physics state, where the environment's lag a substep behind."""
+        if self._poses_lag:
+            mujoco.mj_kinematics(self.model, self._env.data)
+            self._poses_lag = False
         return self._env.data
 
     def reset(self, start_id: int) -> Observation:
@@ -119,8 +124,7 @@ class AdroitTask(SimulatedTask, ABC):
         """
         command = self._command(action)
         vector, reward, _, _, info = self._env.step(command)
-        # The environment has read its observation. What is drawn belongs to the physics state after the step.
-        mujoco.mj_kinematics(self.model, self.data)
+        self._poses_lag = True
         success = bool(info["success"])
         self._advance(success)
         return self._outcome(self._observe(vector), float(reward), success)
@@ -129,17 +133,9 @@ class AdroitTask(SimulatedTask, ABC):
         """Of the palm, in the world's frame, float64 [3], m."""
         return np.array(self.data.body(TOOL).xpos)
 
-    def physics_state(self) -> np.ndarray:
-        """Positions and velocities, float64 [n]; the episode's start id gives the model that goes with them."""
-        return self._drawing.physics_state(self.data)
-
-    def scene(self) -> Scene:
-        """The visual geometry of the present episode; the tool is the palm."""
-        return self._drawing.scene
-
-    def body_poses(self, physics_states: np.ndarray) -> np.ndarray:
-        """Poses of the scene's bodies for physics states [T n]: float32 [T bodies 7], x y z (m) then w x y z."""
-        return self._drawing.body_poses(physics_states)
+    def make_drawing(self) -> MujocoScene:
+        """The tool is the palm."""
+        return MujocoScene(self.model, tool_body=TOOL)
 
     def close(self) -> None:
         self._env.close()
@@ -147,10 +143,6 @@ class AdroitTask(SimulatedTask, ABC):
     def hand_joints(self) -> StateSpec:
         """Angles of the driven hinges of arm and hand, from the arm to the thumb's tip."""
         return StateSpec("hand_joints", _driven_joints(self.model, mujoco.mjtJoint.mjJNT_HINGE), "rad")
-
-    @functools.cached_property
-    def _drawing(self) -> MujocoScene:
-        return MujocoScene(self.model, tool_body=TOOL)
 
     def _observe(self, vector: np.ndarray) -> Observation:
         ends = np.cumsum([spec.size for spec in self.spec.state])

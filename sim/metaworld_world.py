@@ -19,8 +19,9 @@ from embodied.errors import UserError
 from embodied.sim.camera_renderer import CameraRenderer, camera_specs
 from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
+from embodied.sim.mujoco_task import MujocoTask
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
-from embodied.sim.simulated_task import SimulatedTask, check_start
+from embodied.sim.simulated_task import check_start
 from embodied.types import ActionSpec, Geom, Observation, Scene, StateSpec, Step, TaskSpec
 
 FAMILY = "metaworld"
@@ -83,7 +84,7 @@ def environment_names() -> list[str]:
     return sorted(import_metaworld().ALL_V3_ENVIRONMENTS)
 
 
-class MetaworldTask(SimulatedTask):
+class MetaworldTask(MujocoTask):
     """One Meta-World environment as a `Task`, with the goal among its observations.
 
     Actions move the hand's target and drive the fingers. State vectors are the parts of Meta-World's observation
@@ -118,7 +119,6 @@ class MetaworldTask(SimulatedTask):
         self.environment = environment
         self._instruction = instruction
         self._parts = self._state_parts()
-        self._mujoco_scene: MujocoScene | None = None
         self.spec = TaskSpec(
             task=f"{FAMILY}/{environment}",
             state=tuple(self._parts),
@@ -149,7 +149,6 @@ class MetaworldTask(SimulatedTask):
         self._env.seed(start_id)
         self._env.reset()
         mujoco.mj_kinematics(self.model, self.data)  # some environments move a body last
-        self._mujoco_scene = None
         self._begin_episode()
         return self._observe(self.metaworld_observation())
 
@@ -174,13 +173,9 @@ class MetaworldTask(SimulatedTask):
         frame = self._env._get_curr_obs_combined_no_goal()
         return np.concatenate([frame, frame, self._env._get_pos_goal()])
 
-    def physics_state(self) -> np.ndarray:
-        """Positions, velocities and the hand's target, float64 [n]; they go with the model of this start."""
-        return self._drawing().physics_state(self.data)
-
     def scene(self) -> Scene:
         """The visual geometry, and the goal as a green ball; the tool is the hand."""
-        scene = self._drawing().scene
+        scene = super().scene()
         goal = Geom(
             body=scene.bodies.index("world"),
             name="goal",
@@ -192,9 +187,8 @@ class MetaworldTask(SimulatedTask):
         )
         return dataclasses.replace(scene, geoms=(*scene.geoms, goal))
 
-    def body_poses(self, physics_states: np.ndarray) -> np.ndarray:
-        """Poses of the scene's bodies for physics states [T n]: float32 [T bodies 7], x y z (m) then w x y z."""
-        return self._drawing().body_poses(physics_states)
+    def make_drawing(self) -> MujocoScene:
+        return MujocoScene(self.model, tool_body=_TOOL_BODY)
 
     def close(self) -> None:
         if self._renderer is not None:
@@ -231,11 +225,6 @@ class MetaworldTask(SimulatedTask):
             time_s=self._time_s,
         )
         return self._observation
-
-    def _drawing(self) -> MujocoScene:
-        if self._mujoco_scene is None:
-            self._mujoco_scene = MujocoScene(self.model, tool_body=_TOOL_BODY)
-        return self._mujoco_scene
 
     def _checked(self, cameras: Sequence[str]) -> tuple[str, ...]:
         known = [self.model.camera(place).name for place in range(self.model.ncam)]

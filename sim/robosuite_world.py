@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -16,9 +16,10 @@ from embodied.errors import UserError
 from embodied.sim.camera_renderer import CameraRenderer, camera_specs
 from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
+from embodied.sim.mujoco_task import MujocoTask
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
-from embodied.sim.simulated_task import SimulatedTask, check_start
-from embodied.types import ActionGroup, ActionSpec, Observation, Scene, StateSpec, Step, TaskSpec
+from embodied.sim.simulated_task import check_start
+from embodied.types import ActionGroup, ActionSpec, Observation, StateSpec, Step, TaskSpec
 
 # One arm on a fixed base, one gripper with one command: the robots whose actions are the seven elements below.
 # (MuJoCo 3.9 refuses Sawyer's meshes.)
@@ -37,7 +38,7 @@ def import_robosuite() -> Any:
     return robosuite
 
 
-class RobosuiteTask(SimulatedTask, ABC):
+class RobosuiteTask(MujocoTask):
     """One robosuite environment as a `Task`; a task family adds its state vectors.
 
     Actions are robosuite's default: end effector displacements under operational space control, and one gripper
@@ -76,7 +77,6 @@ class RobosuiteTask(SimulatedTask, ABC):
         self._renderer: CameraRenderer | None = None
         self.robot = robot
         self._robot = self._env.robots[0]
-        self._mujoco_scene: MujocoScene | None = None
         self.spec = TaskSpec(
             task=self.name,
             state=self.state_specs(),
@@ -117,7 +117,6 @@ class RobosuiteTask(SimulatedTask, ABC):
         self._random.seed(start_id)
         with self._random:
             self._env.reset()
-        self._mujoco_scene = None
         self._begin_episode()
         self._settle_poses()
         return self._observe()
@@ -136,17 +135,10 @@ class RobosuiteTask(SimulatedTask, ABC):
         self._advance(success)
         return self._outcome(self._observe(), float(self._env.reward(command)), success)
 
-    def physics_state(self) -> np.ndarray:
-        """Positions and velocities, float64 [n]; the episode's start id gives the model that goes with them."""
-        return self._drawing().physics_state(self.data)
-
-    def scene(self) -> Scene:
-        """The visual geometry of the present episode; the tool is the body at the grip site."""
-        return self._drawing().scene
-
-    def body_poses(self, physics_states: np.ndarray) -> np.ndarray:
-        """Poses of the scene's bodies for physics states [T n]: float32 [T bodies 7], x y z (m) then w x y z."""
-        return self._drawing().body_poses(physics_states)
+    def make_drawing(self) -> MujocoScene:
+        """The tool is the body at the grip site."""
+        tool = self.model.body(self.model.site_bodyid[self.grip_site()]).name
+        return MujocoScene(self.model, tool_body=tool, visual_group=VISUAL_GROUP)
 
     def close(self) -> None:
         if self._renderer is not None:
@@ -183,12 +175,6 @@ class RobosuiteTask(SimulatedTask, ABC):
     def _settle_poses(self) -> None:
         # robosuite's last physics step leaves the poses one substep behind the joint positions.
         mujoco.mj_kinematics(self.model, self.data)
-
-    def _drawing(self) -> MujocoScene:
-        if self._mujoco_scene is None:
-            tool = self.model.body(self.model.site_bodyid[self.grip_site()]).name
-            self._mujoco_scene = MujocoScene(self.model, tool_body=tool, visual_group=VISUAL_GROUP)
-        return self._mujoco_scene
 
     def _observe(self) -> Observation:
         state = self.read_state()

@@ -96,7 +96,8 @@ def _train(directory: RunDirectory) -> Path:
             "code_version": embodied.__version__,
         },
     )
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
     begun_s = time.perf_counter()
     reached = newest_description(directory.path)
     done = reached.step if reached else 0
