@@ -13,6 +13,7 @@ import numpy as np
 from embodied.errors import UserError
 
 Json = dict[str, Any]
+UNKNOWN_UNIT = "as the environment defines it"
 
 
 @dataclass(frozen=True)

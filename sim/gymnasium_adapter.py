@@ -15,13 +15,12 @@ from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.opengl import mujoco
 from embodied.sim.simulated_task import SimulatedTask
-from embodied.types import ActionSpec, CameraSpec, Observation, Scene, StateSpec, Step, TaskSpec
+from embodied.types import UNKNOWN_UNIT, ActionSpec, CameraSpec, Observation, Scene, StateSpec, Step, TaskSpec
 
 # (observation, reward, info) of one step -> success after it
 SuccessCheck = Callable[[Any, float, Mapping[str, Any]], bool]
 
 _START_IDS = 2**32
-_UNKNOWN_UNIT = "as the environment defines it"
 
 
 def as_gymnasium(task: Task) -> gymnasium.Env:
@@ -242,7 +241,7 @@ def _observation_boxes(space: spaces.Space, task: str) -> dict[str, spaces.Box]:
 
 
 def _state_spec(name: str, box: spaces.Box) -> StateSpec:
-    return StateSpec(name, tuple(f"{name}_{index}" for index in range(int(np.prod(box.shape)))), _UNKNOWN_UNIT)
+    return StateSpec(name, tuple(f"{name}_{index}" for index in range(int(np.prod(box.shape)))), UNKNOWN_UNIT)
 
 
 def _action_spec(space: spaces.Space, task: str) -> ActionSpec:
@@ -255,7 +254,7 @@ def _action_spec(space: spaces.Space, task: str) -> ActionSpec:
     size = space.shape[0]
     return ActionSpec(
         elements=tuple(f"action_{index}" for index in range(size)),
-        units=(_UNKNOWN_UNIT,) * size,
+        units=(UNKNOWN_UNIT,) * size,
         low=tuple(map(float, space.low)),
         high=tuple(map(float, space.high)),
         binary=(False,) * size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from made_rollouts import SPEC, STEPS, STILL, TOOL, RecordingReader, make_saved_rollout, make_scene, save_to
 from omegaconf import OmegaConf
 
-from embodied.catalog import TASKS
+from embodied.catalog import TASKS, make_task
+from embodied.collection import CollectionSettings, collect_episode
 from embodied.commands import replay
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
@@ -60,6 +62,16 @@ class ToyTask:
 
     def close(self) -> None:
         self.asked.append(("closed", None))
+
+
+class Still:
+    """An expert that asks for nothing."""
+
+    def infer_memory(self) -> None:
+        return None
+
+    def act(self, memory: None) -> tuple[np.ndarray, None]:
+        return np.zeros(1, np.float32), memory
 
 
 def _config(tmp_path: Path, run: Path, **changes):
@@ -138,6 +150,41 @@ def test_an_episode_of_a_store_is_drawn_by_its_task(tmp_path, monkeypatch):
     assert recording.scalars("/action/x/clean")[1] == episodes[1].action[:, 0].tolist()
 
 
+def test_a_demonstration_of_a_gymnasium_environment_is_replayed_with_or_without_bodies(tmp_path):
+    # As recorded, its settings name no cameras. Pendulum has nothing to draw, InvertedPendulum is MuJoCo's.
+    for environment, drawn in (("Pendulum-v1", False), ("InvertedPendulum-v5", True)):
+        settings = {"id": environment, "control_hz": 20, "success_reward": -100.0, "horizon": 5}
+        task = make_task({"name": f"gymnasium/{environment}", **settings})
+        episode = collect_episode(task, Still(), 3, CollectionSettings(1, 3, 0.0, 0.0, 99, 0))
+        path = tmp_path / f"{environment}.zarr"
+        with EpisodeStore.create(path, task.spec, expected_episodes=1, provenance={"task": settings}) as store:
+            store.commit(episode)
+        summary_path = replay.run(_config(tmp_path, path))
+        recording = RecordingReader(summary_path.parent / json.loads(summary_path.read_text())["recording"])
+        assert recording.scalars("/action/action_0/clean")[1] == [0.0] * 5
+        assert any(path.startswith("/world/bodies") for path in recording.entities) == drawn
+
+
+def test_a_rollout_in_a_world_without_bodies_is_replayed_too(tmp_path):
+    saved = make_saved_rollout(seed=3)
+    nothing = np.empty((len(saved.body_poses), 0, 7), np.float32)
+    rollout = tmp_path / "start_3.npz"
+    save_to(rollout, dataclasses.replace(saved, scene=Scene(bodies=(), geoms=(), tool=0), body_poses=nothing))
+    summary_path = replay.run(_config(tmp_path, rollout))
+    recording = RecordingReader(summary_path.parent / "start_3.rrd")
+    assert len(recording.scalars("/action/x/executed")[1]) == STEPS
+    assert not any(entity.startswith("/world") for entity in recording.entities)
+
+
+def test_a_store_without_the_states_of_a_world_with_bodies_cannot_be_drawn(tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, SPEC.task, f"{__name__}:ToyTask")
+    episode = dataclasses.replace(make_saved_rollout(seed=3).rollout.episode, physics=np.zeros((STEPS, 0)))
+    with EpisodeStore.create(tmp_path / "d.zarr", SPEC, expected_episodes=1, provenance={}) as store:
+        store.commit(episode)
+    with pytest.raises(UserError, match="simulator's states.*start 3 of .*d.zarr, which holds none; collect"):
+        replay.run(_config(tmp_path, tmp_path / "d.zarr"))
+
+
 def test_the_eye_leaves_out_what_is_parked_far_away():
     def eye(poses):
         geoms = tuple(
@@ -154,6 +201,18 @@ def test_the_eye_leaves_out_what_is_parked_far_away():
     assert eye(poses) == alone
     poses[:, 1, :2] = 1.0
     assert eye(poses) != alone
+
+
+def test_where_the_tool_stands_still_the_eye_looks_at_what_moves():
+    poses = np.zeros((5, 2, 7), np.float32)
+    poses[..., 3] = 1.0
+    poses[:, 1, :3] = [1.0, 0.0, 0.5]
+    poses[:, 1, 2] += np.linspace(0.0, 0.4, 5)
+    geoms = tuple(
+        Geom(body, f"g{body}", "sphere", (0.05, 0, 0), (0, 0, 0), (1, 0, 0, 0), (1, 1, 1, 1)) for body in (0, 1)
+    )
+    drawn = _eye(Scene(bodies=("base", "hand"), geoms=geoms, tool=0), poses)
+    np.testing.assert_allclose(drawn.look_target.as_arrow_array().to_pylist()[0], [1.0, 0.0, 0.7], atol=1e-6)
 
 
 def test_the_eye_looks_past_what_stands_in_the_way():

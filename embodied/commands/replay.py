@@ -158,28 +158,31 @@ def _write(source: _Source, recording: Path) -> Json:
         return _about(saved.rollout.episode)
     store = open_store(source.path)
     episode = store.episode(source.index)
-    scene_task = _task_of(store, episode)
+    scene_task = _task_of(store)
     try:
         scene_task.reset(episode.seed)
+        scene = scene_task.scene()
+        if scene.bodies and not episode.physics.shape[1]:
+            raise UserError(
+                expected="an episode with the simulator's states, from which it can be drawn",
+                found=f"start {episode.seed} of {store.path}, which holds none",
+                remedy="collect the demonstrations again",
+            )
         poses = scene_task.body_poses(episode.physics)
         title = f"{episode.task}, demonstration {source.start}"
-        write_demonstration(recording, episode, scene_task.scene(), poses, store.spec, title)
+        write_demonstration(recording, episode, scene, poses, store.spec, title)
     finally:
         scene_task.close()
     return _about(episode)
 
 
-def _task_of(store: DemonstrationStore, episode: Episode):
+def _task_of(store: DemonstrationStore):
     """The simulated task that made the store, without its cameras: only geometry and poses are asked of it."""
-    if not episode.physics.shape[1]:
-        raise UserError(
-            expected="an episode with the simulator's states, from which it can be drawn",
-            found=f"start {episode.seed} of {store.path}, which holds none",
-            remedy="collect the demonstrations again",
-        )
-    settings = store.provenance.get("task")
-    settings = settings if isinstance(settings, dict) else {}
-    return make_task({"name": store.spec.task, **settings, "cameras": []})
+    recorded = store.provenance.get("task")
+    settings = dict(recorded) if isinstance(recorded, dict) else {}
+    if "cameras" in settings:
+        settings["cameras"] = []
+    return make_task({"name": store.spec.task, **settings})
 
 
 def _about(episode: Episode) -> Json:

@@ -8,7 +8,7 @@ import rerun.blueprint as rrb
 from scipy.spatial.transform import Rotation
 
 from embodied.replay.scene_drawing import SURROUNDINGS, WORLD, body_paths, is_surroundings
-from embodied.types import Scene, TaskSpec
+from embodied.types import UNKNOWN_UNIT, Scene, TaskSpec
 
 _PLOTS_A_TAB = 4
 _EYE_DISTANCE = 2.0  # over the radius of what moves
@@ -37,14 +37,14 @@ def blueprint(
         has_levels: whether noise levels are logged.
         most_latency_ms: the top of the latency plot; None leaves the plot out.
     """
-    hidden = [f"- {path}/{SURROUNDINGS}/**" for path in body_paths(scene)]
-    world = rrb.Spatial3DView(
-        name="Scene", origin=f"/{WORLD}", contents=[f"+ /{WORLD}/**", *hidden], eye_controls=_eye(scene, body_poses)
-    )
-    left: rrb.Container | rrb.View = world
+    seen: list[rrb.Container | rrb.View] = []
+    if scene.bodies:
+        hidden = [f"- {path}/{SURROUNDINGS}/**" for path in body_paths(scene)]
+        contents, eye = [f"+ /{WORLD}/**", *hidden], _eye(scene, body_poses)
+        seen.append(rrb.Spatial3DView(name="Scene", origin=f"/{WORLD}", contents=contents, eye_controls=eye))
     if spec.cameras:
         cameras = [rrb.Spatial2DView(name=camera.name, origin=camera_entity(camera.name)) for camera in spec.cameras]
-        left = rrb.Vertical(world, rrb.Horizontal(*cameras), row_shares=[3, 1])
+        seen.append(rrb.Horizontal(*cameras))
     lower: list[rrb.View] = [_plot("Success and reward", "/outcome", legend=rrb.Corner2D.RightBottom)]
     if most_latency_ms is not None:
         lower.insert(0, _plot("Latency (ms)", "/policy/latency_ms", high=1.2 * most_latency_ms))
@@ -56,13 +56,20 @@ def blueprint(
     right.append(rrb.Horizontal(*lower) if len(lower) > 1 else lower[0])
     shares = [3.4, *([1.0] * (len(right) - 1))]
     return rrb.Blueprint(
-        rrb.Horizontal(left, rrb.Vertical(*right, row_shares=shares), column_shares=[3, 2]),
+        _beside(seen, rrb.Vertical(*right, row_shares=shares)),
         rrb.TimePanel(state="collapsed", timeline="time", play_state="playing", loop_mode="all"),
         rrb.SelectionPanel(state="hidden"),
         rrb.BlueprintPanel(state="hidden"),
         auto_layout=False,
         auto_views=False,
     )
+
+
+def _beside(seen: list[rrb.Container | rrb.View], plots: rrb.Vertical) -> rrb.Container:
+    """What there is to see (scene, cameras, both or neither), and the plots."""
+    if not seen:
+        return plots
+    return rrb.Horizontal(rrb.Vertical(*seen, row_shares=[3, 1][: len(seen)]), plots, column_shares=[3, 2])
 
 
 def _action_tabs(spec: TaskSpec) -> rrb.Tabs:
@@ -98,6 +105,8 @@ def action_groups(spec: TaskSpec) -> list[list[tuple[int, int]]]:
 
 def _title(spec: TaskSpec, index: int) -> str:
     name, unit = spec.action.elements[index], spec.action.units[index]
+    if unit == UNKNOWN_UNIT:
+        return name
     return f"{name} ({unit})" if spec.action.binary[index] else f"{name} (1 = {unit})"
 
 
@@ -124,8 +133,11 @@ def _eye(scene: Scene, body_poses: np.ndarray) -> rrb.EyeControls3D:
         if np.linalg.norm(body_poses[:1, body, :3] - path[:1], axis=-1).max(initial=0.0) < _NEAR_M
     ]
     moving = [body for body in near if np.ptp(body_poses[:, body, :3], axis=0).max(initial=0.0) > 1e-3]
-    points = body_poses[:, [scene.tool, *moving], :3].reshape(-1, 3)
-    heights = body_poses[:, [scene.tool, *moving], 2]
+    watched = [scene.tool, *moving]
+    if moving and not np.ptp(path, axis=0).max(initial=0.0) > 1e-3:  # nobody said which body is the tool
+        watched, path = moving, body_poses[:, moving, :3].mean(axis=1)
+    points = body_poses[:, watched, :3].reshape(-1, 3)
+    heights = body_poses[:, watched, 2]
     if len(points) and np.ptp(heights, axis=0).max() < _FLAT_M < np.ptp(path[:, :2], axis=0).max():
         return _eye_from_above(scene, body_poses)
     if not len(points):

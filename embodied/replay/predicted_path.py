@@ -61,6 +61,8 @@ def predicted_paths(
     Returns:
         float32 [C Ta+1 3] and [C P+1 3], m; the second begins where the first ends. None if the actions do not tell.
     """
+    if not scene.bodies:
+        return None
     tool_positions = body_poses[:, scene.tool, :3]
     start_C13 = tool_positions[rollout.chunk_steps].astype(np.float64)[:, None]
     if spec.representation == "absolute" and scene.targets is not None:

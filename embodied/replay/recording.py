@@ -47,7 +47,7 @@ def write_recording(path: str | Path, saved: SavedRollout, title: str) -> Path:
         "network_calls": int(rollout.network_calls.sum()),
     }
     metres = metres_per_unit(spec.action)
-    if metres is not None:
+    if metres is not None and saved.scene.bodies:
         response = tool_response(rollout, saved.body_poses[:, saved.scene.tool, :3], metres)
         about["predicted_path_scale"] = round(response, 3)
     has_preview = rollout.preview_actions.shape[1] > 0
@@ -136,9 +136,10 @@ def _log_episode(
     instruction = f"\n\n{episode.instruction}" if episode.instruction else ""
     text = f"# {title}{instruction}\n\n| | |\n| --- | --- |\n{rows}\n"
     recording.log("about", rr.TextDocument(text, media_type="text/markdown"), static=True)
-    log_scene(recording, scene, body_poses)
-    log_poses(recording, scene, body_poses, _times(steps, spec))
-    _log_executed_path(recording, body_poses[:, scene.tool, :3], spec)
+    if scene.bodies:
+        log_scene(recording, scene, body_poses)
+        log_poses(recording, scene, body_poses, _times(steps, spec))
+        _log_executed_path(recording, body_poses[:, scene.tool, :3], spec)
     _log_actions(recording, spec, {"executed": episode.executed})
     success_line = rr.SeriesLines(colors=[_DONE], widths=[2.5], names=["success"])
     reward_dots = rr.SeriesPoints(colors=[_CLEAN], marker_sizes=[1.5], names=["reward"])

@@ -254,7 +254,7 @@ def _decode_scene(scene: Json, arrays: dict[str, np.ndarray]) -> Scene:
         meshes.append((part, faces))
     bodies = tuple(str(name) for name in scene["bodies"])
     geoms = tuple(_decode_geom(geom, meshes, len(bodies)) for geom in scene["geoms"])
-    if not 0 <= scene["tool"] < len(bodies):
+    if not 0 <= scene["tool"] < max(1, len(bodies)):  # a world without bodies has none
         raise ValueError("the tool is not one of the bodies")
     return Scene(bodies, geoms, int(scene["tool"]), _decode_targets(scene.get("targets")))
 
