@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from embodied.types import CameraSpec, TaskSpec
 
 class ImageEncoder(ObservationEncoder):
     """One camera tower a camera; a file of its own for each backbone says how a tower's backbone is made."""
+
+    sharpness: ClassVar[float] = 1.0  # of the spatial softmax
+    spread: ClassVar[float] = 1.0  # likewise
 
     def __init__(
         self,
@@ -95,7 +99,7 @@ class ImageEncoder(ObservationEncoder):
         return nn.Sequential(
             backbone,
             nn.Conv2d(maps, self.keypoints, 1),
-            SpatialSoftmax(),
+            SpatialSoftmax(self.sharpness, self.spread),
             nn.Linear(2 * self.keypoints, self.features),
         )
 
@@ -120,17 +124,27 @@ class ImageEncoder(ObservationEncoder):
 class SpatialSoftmax(nn.Module):
     """Expected image coordinates of each map under the softmax of its values (arXiv 1509.06113).
 
-    Maps [N K y x] to [N 2K]: first all K of x, then all of y, from -1 (left, top) to 1 (right, bottom).
+    Maps [N K y x] to [N 2K]: first all K of x, then all of y, from -spread (left, top) to spread (right, bottom).
     """
+
+    def __init__(self, sharpness: float = 1.0, spread: float = 1.0) -> None:
+        """
+        Args:
+            sharpness: 1 / temperature. The softmax of a fresh network's values is nearly flat at 1, and every keypoint
+                begins in the middle of the image.
+            spread: the coordinate of the image's right and lower edges.
+        """
+        super().__init__()
+        self.sharpness, self.spread = sharpness, spread
 
     def forward(self, maps_NKyx: Tensor) -> Tensor:
         height, width = maps_NKyx.shape[-2:]
         # In float32 whatever the precision of the rest: sums over a whole map, which autocast leaves alone as it would
         # not a product of matrices.
-        share_NKyx = maps_NKyx.float().flatten(2).softmax(-1).unflatten(2, (height, width))
+        share_NKyx = (self.sharpness * maps_NKyx.float()).flatten(2).softmax(-1).unflatten(2, (height, width))
         x = (share_NKyx.sum(2) * _coordinates(width, share_NKyx)).sum(-1)
         y = (share_NKyx.sum(3) * _coordinates(height, share_NKyx)).sum(-1)
-        return torch.cat([x, y], dim=1)
+        return self.spread * torch.cat([x, y], dim=1)
 
 
 def _coordinates(count: int, like: Tensor) -> Tensor:
