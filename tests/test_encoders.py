@@ -62,6 +62,12 @@ class TestSpatialSoftmax:
         maps[0, 0, 0, 0], maps[0, 0, 0, 2] = 0.0, np.log(3.0)
         torch.testing.assert_close(SpatialSoftmax()(maps), torch.tensor([[0.5, 0.0]]))
 
+    def test_sharpness_divides_the_temperature_and_spread_widens_the_image(self):
+        maps = torch.full((1, 1, 1, 3), -1e4)
+        maps[0, 0, 0, 0], maps[0, 0, 0, 2] = 0.0, np.log(3.0) / 10
+        torch.testing.assert_close(SpatialSoftmax(sharpness=10.0)(maps), torch.tensor([[0.5, 0.0]]))
+        torch.testing.assert_close(SpatialSoftmax(10.0, spread=3.0)(maps), torch.tensor([[1.5, 0.0]]))
+
     def test_places_are_exact_whatever_the_precision_of_the_rest(self):
         """Under autocast a product of matrices would round them to 8 bits, half a pixel of a map of 100."""
         maps = torch.zeros(1, 1, 3, 300)
