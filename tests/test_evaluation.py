@@ -186,16 +186,29 @@ def test_a_policy_of_another_task_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("settings", "k"), [({**SDP, "k": 3}, 3), (DIFFUSION, 4)], ids=["sdp", "diffusion"])
-def test_latency_counts_every_network_call(settings, k):
+def test_latency_counts_every_network_call(settings, k, monkeypatch):
+    """On a clock that only networks move on: 1 ms a call of the denoiser, 0.25 ms an encoding."""
     policy = toy_policy(settings)
-    calls = []
-    policy.network.register_forward_hook(lambda *_: calls.append(1))
+    calls, now_ms = [], [0.0]
+    monkeypatch.setattr("embodied.evaluation.latency.time.perf_counter", lambda: now_ms[0] / 1000)
+
+    def takes(ms):
+        now_ms[0] += ms
+
+    policy.network.register_forward_hook(lambda *_: calls.append(takes(1.0)))
+    policy.encoder.register_forward_hook(lambda *_: takes(0.25))
     figures = measure_latency(policy, toy_stream(0, 40), observations=20)
     assert figures["observation_ms"]["n"] == figures["network_call_ms"]["n"] == 20
-    whole, parts = figures["observation_ms"]["mean"], [figures[p]["mean"] for p in ("encode_ms", "denoise_ms")]
-    # More than the whole where something held the encoder up that is timed beside it: no part is below 0.
-    assert sum(parts) >= whole * (1 - 1e-9) and min(parts) >= 0
-    assert figures["action_ms"]["mean"] == pytest.approx(whole / 4)
+    means = {name: pytest.approx(value["mean"]) for name, value in figures.items() if isinstance(value, dict)}
+    assert means == {
+        "observation_ms": k + 0.25,
+        "encode_ms": 0.25,
+        "denoise_ms": k,
+        "action_ms": (k + 0.25) / 4,
+        "network_call_ms": 1.0,
+    }
+    assert figures["first_observation_ms"] == pytest.approx(policy.first_observation_calls + 0.25)
+    assert figures["overhead_ratio"] == pytest.approx((k + 0.25) / k)
     # 10 first observations, then episodes of 10 acts: the first at its own cost, each later one k calls and a bare one
     episodes = -(-50 // 9)
     first = policy.first_observation_calls
