@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,12 @@ def episode_arrays(episode: Episode) -> dict[str, np.ndarray]:
 def named(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays below `prefix`, for example "state/", by the rest of their keys."""
     return {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
+
+
+def episode_from_arrays(arrays: dict[str, np.ndarray], **about: Any) -> Episode:
+    """The inverse of `episode_arrays`; `about` are the episode's other fields."""
+    fields = {key: arrays[key] for key in ("action", "executed", "reward", "success", "time_s", "physics")}
+    return Episode(state=named(arrays, "state/"), images=named(arrays, "image/"), **fields, **about)
 
 
 def checksum(arrays: dict[str, np.ndarray], layouts: dict[str, ArrayLayout]) -> str:

@@ -28,7 +28,7 @@ from embodied.datasets.episode_layout import (
     check_episode,
     checksum,
     episode_arrays,
-    named,
+    episode_from_arrays,
 )
 from embodied.datasets.manifest import MANIFEST_NAME, DroppedRow, EpisodeRow, Manifest, encode_json, encode_row
 from embodied.datasets.store_folder import COLLECT_REMEDY, create_folder, read_attributes, unreadable_metadata
@@ -253,13 +253,10 @@ class EpisodeStore:
                 found="bytes that do not match the checksum in its manifest",
                 remedy=COPY_REMEDY,
             )
-        fields = {key: arrays[key] for key in ("action", "executed", "reward", "success", "time_s", "physics")}
-        return Episode(
+        return episode_from_arrays(
+            arrays,
             task=row.task,
             seed=row.seed,
-            state=named(arrays, "state/"),
-            images=named(arrays, "image/"),
-            **fields,
             instruction=row.instruction,
             variant=row.variant,
             provenance=dict(row.provenance),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import embodied
 from embodied.catalog import TASK_EXPERT, make_expert, make_task
+from embodied.datasets.episode_inbox import EpisodeInbox
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.episode_recorder import EpisodeRecorder
 from embodied.errors import UserError
@@ -85,17 +87,24 @@ def collect_episode(task: Task, expert: Expert, start_id: int, settings: Collect
 
 
 class _Collector:
-    """What a simulation process keeps: its task and expert."""
+    """What a simulation process keeps: its task and expert, and the inbox that its episodes go to."""
 
     def __init__(
-        self, task_config: dict[str, Any], expert_config: Mapping[str, Any], settings: CollectionSettings
+        self,
+        task_config: dict[str, Any],
+        expert_config: Mapping[str, Any],
+        settings: CollectionSettings,
+        store: Path,
     ) -> None:
         self._task = make_task(task_config)
         self._expert = make_expert(self._task, expert_config)
         self._settings = settings
+        self._inbox = EpisodeInbox(store, self._task.spec)
 
-    def __call__(self, start_id: int) -> Episode:
-        return collect_episode(self._task, self._expert, start_id, self._settings)
+    def __call__(self, start_id: int) -> None:
+        """Have the episode of this start in the inbox; one that is there already was made before a crash."""
+        if self._inbox.take(start_id) is None:
+            self._inbox.put(collect_episode(self._task, self._expert, start_id, self._settings))
 
 
 def expected_bytes(spec: TaskSpec, episodes: int) -> int:
@@ -115,31 +124,49 @@ def collect(
 ) -> None:
     """Fill the store up to `settings.episodes` successful demonstrations, going on where it stands.
 
-    Starts are tried in order and committed in order, so the content does not depend on the number of processes. A
-    demonstration that fails is dropped and counted.
+    Starts are tried in order and committed in order, so the content does not depend on the number of processes, nor on
+    when any of them, or this one, is killed: what they finished waits in the store's inbox. A demonstration that fails
+    is dropped and counted.
 
     Raises:
-        UserError: the expert does not fit the task or fails again and again, a simulation process dies, the
-            disk is full.
+        UserError: the expert does not fit the task or fails again and again, simulation processes die again and again,
+            the disk is full.
     """
-    if store.is_complete:
-        return
-    next_start = settings.first_start + len(store.attempted_seeds)
+    inbox = EpisodeInbox(store.path, store.spec)
+    if not store.is_complete:
+        make_worker = functools.partial(_Collector, task_config, expert_config, settings, store.path)
+        with ProcessPool(make_worker, workers) as pool:
+            starts = itertools.count(settings.first_start + len(store.attempted_seeds))
+            _commit_in_order(store, inbox, (start_id for start_id, _ in pool.map(starts)), report)
+    inbox.close()
+
+
+def _commit_in_order(
+    store: EpisodeStore, inbox: EpisodeInbox, starts: Iterator[int], report: Callable[[EpisodeStore], None]
+) -> None:
+    """Move the episodes of these starts, each in the inbox when it comes, to the store until that is complete."""
     failures = 0
-    with ProcessPool(functools.partial(_Collector, task_config, expert_config, settings), workers) as pool:
-        for start_id, episode in pool.map(itertools.count(next_start)):
-            if episode.success_ever:
-                store.commit(episode)
-                failures = 0
-            else:
-                store.drop(start_id, f"no success within {episode.length} steps")
-                failures += 1
-            report(store)
-            if store.is_complete:
-                return
-            if failures >= MOST_FAILURES_IN_A_ROW:
-                raise UserError(
-                    expected=f"an expert that succeeds on task {store.spec.task}",
-                    found=f"{failures} failures in a row (the last from start {start_id})",
-                    remedy="lower collection noise, or check the task's settings",
-                )
+    for start_id in starts:
+        episode = inbox.take(start_id)
+        if episode is None:
+            raise UserError(
+                expected=f"the episode of start {start_id} in {inbox.folder}, where a simulation process has put it",
+                found="none, or a damaged file",
+                remedy="check the disk, and give the same command again: it continues",
+            )
+        if episode.success_ever:
+            store.commit(episode)
+            failures = 0
+        else:
+            store.drop(start_id, f"no success within {episode.length} steps")
+            failures += 1
+        inbox.discard(start_id)
+        report(store)
+        if store.is_complete:
+            return
+        if failures >= MOST_FAILURES_IN_A_ROW:
+            raise UserError(
+                expected=f"an expert that succeeds on task {store.spec.task}",
+                found=f"{failures} failures in a row (the last from start {start_id})",
+                remedy="lower collection noise, or check the task's settings",
+            )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import Any
 
 from embodied.errors import UserError
@@ -17,6 +22,9 @@ from embodied.errors import UserError
 # Simulation and small networks gain nothing from threads, and several processes with threads fight over the cores.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LOOK_AHEAD = 2  # items handed out before they are needed, a process
+MOST_DEATHS = 3  # of processes, one after another without a result between
+
+log = logging.getLogger(__name__)
 
 _worker: Callable[[Any], Any] | None = None
 _failure: Exception | None = None
@@ -27,10 +35,19 @@ def _start(make_worker: Callable[[], Callable[[Any], Any]]) -> None:
     global _worker, _failure
     # Ctrl-C reaches the whole process group; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:
         _worker = make_worker()
     except Exception as error:
         _failure = error
+
+
+def _end_with_the_parent() -> None:
+    """A parent that is killed cannot stop its processes, which would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _work(item: Any) -> Any:
@@ -73,9 +90,7 @@ class ProcessPool[Item, Result]:
 
     def __enter__(self) -> ProcessPool[Item, Result]:
         self._threads.__enter__()
-        self._executor = ProcessPoolExecutor(
-            self.workers, mp_context=get_context("spawn"), initializer=_start, initargs=(self._make_worker,)
-        )
+        self._start_processes()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -85,29 +100,56 @@ class ProcessPool[Item, Result]:
     def map(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
         """Items and their results, in order; `items` may be endless, since only a few are taken ahead.
 
+        Where a process dies (killed, or out of memory), the processes are replaced and what they had not finished is
+        done again.
+
         Raises:
-            UserError: a process died (killed, or out of memory).
+            UserError: processes die again and again, and nothing is finished between.
         """
         source = iter(items)
-        pending: deque[tuple[Item, Future[Result]]] = deque()
+        tasks: deque[_Task[Item, Result]] = deque()
+        deaths = 0
+        while True:
+            tasks.extend(_Task(item) for item in itertools.islice(source, LOOK_AHEAD * self.workers - len(tasks)))
+            if not tasks:
+                return
+            try:
+                result = self._hand_out(tasks).result()
+            except BrokenProcessPool as error:
+                deaths += 1
+                if deaths >= MOST_DEATHS:
+                    raise UserError(
+                        expected=f"{self.workers} simulation processes that live to the end",
+                        found=f"{deaths} that died one after another, without a result between",
+                        remedy="free some memory or lower workers=, then give the same command again: it continues",
+                    ) from error
+                log.warning("a simulation process died: its work is done again by another")
+                self._replace_processes(tasks)
+                continue
+            deaths = 0
+            yield tasks.popleft().item, result
 
-        def hand_out() -> bool:
-            for item in source:
-                pending.append((item, self._executor.submit(_work, item)))
-                return True
-            return False
+    def _hand_out(self, tasks: deque[_Task[Item, Result]]) -> Future[Result]:
+        """Give the processes what they do not have yet; returns the first task's future."""
+        futures = [task.future or self._executor.submit(_work, task.item) for task in tasks]
+        for task, future in zip(tasks, futures, strict=True):
+            task.future = future
+        return futures[0]
 
-        try:
-            while len(pending) < LOOK_AHEAD * self.workers and hand_out():
-                pass
-            while pending:
-                item, future = pending.popleft()
-                result = future.result()
-                hand_out()
-                yield item, result
-        except BrokenProcessPool as error:
-            raise UserError(
-                expected=f"{self.workers} simulation processes that live to the end",
-                found="one died",
-                remedy="free some memory or lower workers=, then give the same command again: it continues",
-            ) from error
+    def _start_processes(self) -> None:
+        self._executor = ProcessPoolExecutor(
+            self.workers, mp_context=get_context("spawn"), initializer=_start, initargs=(self._make_worker,)
+        )
+
+    def _replace_processes(self, tasks: deque[_Task[Item, Result]]) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._start_processes()
+        for task in tasks:
+            if task.future is not None and (task.future.cancelled() or task.future.exception() is not None):
+                task.future = None
+
+
+@dataclass
+class _Task[Item, Result]:
+    item: Item
+    future: Future[Result] | None = None  # None: not handed out yet

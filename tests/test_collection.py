@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -162,9 +164,6 @@ def make_square():
 
 
 def make_suicide():
-    import os
-    import signal
-
     return lambda item: os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -173,9 +172,30 @@ def test_processes_give_results_in_order():
         assert list(pool.map(range(20))) == [(item, item * item) for item in range(20)]
 
 
-def test_a_process_that_dies_is_reported():
-    with ProcessPool(make_suicide, 1) as pool, pytest.raises(UserError, match="processes that live to the end"):
+def test_processes_that_die_again_and_again_are_reported():
+    message = "expected 1 simulation processes that live to the end; found 3 that died one after another"
+    with ProcessPool(make_suicide, 1) as pool, pytest.raises(UserError, match=message):
         list(pool.map(range(2)))
+
+
+def make_mortal(folder):
+    """Dies at every third item, but only the first time that it is given."""
+
+    def work(item):
+        trace = folder / str(item)
+        if item % 3 == 1 and not trace.exists():
+            trace.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item * item
+
+    return work
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_dies_is_replaced_and_its_work_done_again(tmp_path, workers):
+    with ProcessPool(functools.partial(make_mortal, tmp_path), workers) as pool:
+        assert list(pool.map(range(10))) == [(item, item * item) for item in range(10)]
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_pool_needs_a_worker():

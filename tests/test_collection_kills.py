@@ -1,0 +1,56 @@
+"""Collection whose processes are killed at random points: nothing committed is lost, doubled or torn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embodied.benchmarks.collection_kills import collect_under_kills
+from embodied.datasets.episode_inbox import FOLDER
+from embodied.datasets.episode_store import EpisodeStore
+from embodied.datasets.manifest import MANIFEST_NAME
+from embodied.errors import UserError
+
+SCRIPT = Path(__file__).with_name("toy_collection.py")
+EPISODES = 60
+
+
+def command(store: Path, episodes: int = EPISODES, workers: int = 2) -> list[str]:
+    return [sys.executable, str(SCRIPT), str(store), str(episodes), str(workers)]
+
+
+def progress_of(store: Path):
+    """Whether the manifest grew since the last call."""
+    sizes = [0]
+
+    def grew() -> bool:
+        manifest = store / MANIFEST_NAME
+        sizes.append(manifest.stat().st_size if manifest.exists() else 0)
+        return sizes[-1] > sizes[-2]
+
+    return grew
+
+
+def test_ten_kills_leave_what_nobody_had_disturbed(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole, workers=1), check=True, capture_output=True)
+    counts = collect_under_kills(
+        command(killed), progress_of(killed), kills=10, longest_wait_s=0.3, seed=0, log=tmp_path / "log"
+    )
+    assert counts.committers + counts.workers == 10 and counts.committers and counts.workers
+    assert counts.starts == counts.committers + 1
+    expected, store = EpisodeStore.open(whole), EpisodeStore.open(killed)
+    assert [row.seed for row in store.rows] == [row.seed for row in expected.rows]
+    for index in range(len(store)):
+        store.episode(index, verify=True)
+    assert store.content_hash() == expected.content_hash() and not store.ignored
+    assert not (killed / FOLDER).exists()
+
+
+def test_a_collection_that_fails_by_itself_is_reported(tmp_path):
+    failing = [sys.executable, "-c", "raise SystemExit(3)"]
+    with pytest.raises(UserError, match="goes on after its processes were killed; found exit status 3 after 0 kills"):
+        collect_under_kills(failing, lambda: False, kills=1, longest_wait_s=0.1, seed=0, log=tmp_path / "log")
