@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from embodied.episode_recorder import EpisodeRecorder
 from embodied.errors import UserError
 from embodied.process_pool import ProcessPool
 from embodied.protocols import Expert, Task
+from embodied.ray_pool import RayPool
 from embodied.types import ActionSpec, Episode, TaskSpec
 
 # Collection stops when so many attempts in a row failed: the expert does not fit the task as configured.
@@ -86,25 +88,64 @@ def collect_episode(task: Task, expert: Expert, start_id: int, settings: Collect
     return recorder.episode(start_id, {**provenance, "code_version": embodied.__version__})
 
 
-class _Collector:
-    """What a simulation process keeps: its task and expert, and the inbox that its episodes go to."""
+class _Recorder:
+    """What a simulation process keeps: its task and expert. Called with a start, it makes that episode."""
 
     def __init__(
-        self,
-        task_config: dict[str, Any],
-        expert_config: Mapping[str, Any],
-        settings: CollectionSettings,
-        store: Path,
+        self, task_config: dict[str, Any], expert_config: Mapping[str, Any], settings: CollectionSettings
     ) -> None:
-        self._task = make_task(task_config)
-        self._expert = make_expert(self._task, expert_config)
+        self.task = make_task(task_config)
+        self._expert = make_expert(self.task, expert_config)
         self._settings = settings
-        self._inbox = EpisodeInbox(store, self._task.spec)
+
+    def __call__(self, start_id: int) -> Episode:
+        return collect_episode(self.task, self._expert, start_id, self._settings)
+
+
+class _InboxRecorder:
+    """The same beside the store: its episodes go to the store's inbox; one that is there was made before a crash."""
+
+    def __init__(self, make_recorder: Callable[[], _Recorder], store: Path) -> None:
+        self._recorder = make_recorder()
+        self._inbox = EpisodeInbox(store, self._recorder.task.spec)
 
     def __call__(self, start_id: int) -> None:
-        """Have the episode of this start in the inbox; one that is there already was made before a crash."""
         if self._inbox.take(start_id) is None:
-            self._inbox.put(collect_episode(self._task, self._expert, start_id, self._settings))
+            self._inbox.put(self._recorder(start_id))
+
+
+# Makes the episodes of these starts, in their order: (make_recorder, the store that they are for, starts).
+Engine = Callable[[Callable[[], _Recorder], EpisodeStore, Iterator[int]], Generator[tuple[int, Episode]]]
+
+
+def on_processes(
+    make_recorder: Callable[[], _Recorder], store: EpisodeStore, starts: Iterator[int], *, workers: int | None
+) -> Generator[tuple[int, Episode]]:
+    """An `Engine` of so many processes on this machine; None: one a core. What they finish survives their end."""
+    inbox = EpisodeInbox(store.path, store.spec)
+    with ProcessPool(functools.partial(_InboxRecorder, make_recorder, store.path), workers) as pool:
+        for start_id, _ in pool.map(starts):
+            episode = inbox.take(start_id)
+            if episode is None:
+                raise UserError(
+                    expected=f"the episode of start {start_id} in {inbox.folder}, where a simulation process put it",
+                    found="none, or a damaged file",
+                    remedy="check the disk, and give the same command again: it continues",
+                )
+            yield start_id, episode
+
+
+def on_ray(
+    make_recorder: Callable[[], _Recorder],
+    store: EpisodeStore,
+    starts: Iterator[int],
+    *,
+    workers: int | None,
+    address: str | None,
+) -> Generator[tuple[int, Episode]]:
+    """An `Engine` of a Ray cluster; the arguments are those of `RayPool`."""
+    with RayPool(make_recorder, workers, address) as pool:
+        yield from pool.map(starts)
 
 
 def expected_bytes(spec: TaskSpec, episodes: int) -> int:
@@ -118,42 +159,34 @@ def collect(
     store: EpisodeStore,
     task_config: dict[str, Any],
     settings: CollectionSettings,
-    workers: int | None,
+    engine: Engine,
     report: Callable[[EpisodeStore], None],
     expert_config: Mapping[str, Any] = TASK_EXPERT,
 ) -> None:
     """Fill the store up to `settings.episodes` successful demonstrations, going on where it stands.
 
-    Starts are tried in order and committed in order, so the content does not depend on the number of processes, nor on
-    when any of them, or this one, is killed: what they finished waits in the store's inbox. A demonstration that fails
-    is dropped and counted.
+    Starts are tried in order and committed in order, so the content depends neither on the engine and its number of
+    processes, nor on when any of them, or this one, is killed. A demonstration that fails is dropped and counted.
 
     Raises:
         UserError: the expert does not fit the task or fails again and again, simulation processes die again and again,
             the disk is full.
     """
-    inbox = EpisodeInbox(store.path, store.spec)
     if not store.is_complete:
-        make_worker = functools.partial(_Collector, task_config, expert_config, settings, store.path)
-        with ProcessPool(make_worker, workers) as pool:
-            starts = itertools.count(settings.first_start + len(store.attempted_seeds))
-            _commit_in_order(store, inbox, (start_id for start_id, _ in pool.map(starts)), report)
-    inbox.close()
+        make_recorder = functools.partial(_Recorder, task_config, expert_config, settings)
+        starts = itertools.count(settings.first_start + len(store.attempted_seeds))
+        with closing(engine(make_recorder, store, starts)) as episodes:
+            _commit(store, episodes, report)
+    EpisodeInbox(store.path, store.spec).close()
 
 
-def _commit_in_order(
-    store: EpisodeStore, inbox: EpisodeInbox, starts: Iterator[int], report: Callable[[EpisodeStore], None]
+def _commit(
+    store: EpisodeStore, episodes: Iterator[tuple[int, Episode]], report: Callable[[EpisodeStore], None]
 ) -> None:
-    """Move the episodes of these starts, each in the inbox when it comes, to the store until that is complete."""
+    """Move episodes to the store, as they come, until it is complete."""
+    inbox = EpisodeInbox(store.path, store.spec)
     failures = 0
-    for start_id in starts:
-        episode = inbox.take(start_id)
-        if episode is None:
-            raise UserError(
-                expected=f"the episode of start {start_id} in {inbox.folder}, where a simulation process has put it",
-                found="none, or a damaged file",
-                remedy="check the disk, and give the same command again: it continues",
-            )
+    for start_id, episode in episodes:
         if episode.success_ever:
             store.commit(episode)
             failures = 0

@@ -14,7 +14,7 @@ from toy_specs import ReachExpert, ReachTask, toy_settings
 
 from embodied import catalog, collection
 from embodied.catalog import TASK_EXPERT
-from embodied.collection import bounded_noise, collect, collect_episode
+from embodied.collection import bounded_noise, collect, collect_episode, on_processes
 from embodied.commands import collect as collect_command
 from embodied.commands import train as train_command
 from embodied.datasets.episode_store import EpisodeStore
@@ -29,6 +29,9 @@ def toy_catalog(monkeypatch):
     monkeypatch.setitem(catalog.TASKS, "toy/reach", "toy_specs:ReachTask")
     monkeypatch.setitem(catalog.EXPERTS, "toy/reach", "toy_specs:ReachExpert")
     monkeypatch.setattr(collection, "ProcessPool", InThisProcess)
+
+
+ONE_PROCESS = functools.partial(on_processes, workers=1)
 
 
 class InThisProcess:
@@ -48,7 +51,7 @@ class InThisProcess:
 def collect_into(path, settings, report=lambda store: None):
     task = ReachTask()
     with EpisodeStore.create(path, task.spec, expected_episodes=settings.episodes, provenance={}) as store:
-        collect(store, {"name": "toy/reach"}, settings, 1, report)
+        collect(store, {"name": "toy/reach"}, settings, ONE_PROCESS, report)
         return store.content_hash()
 
 
@@ -210,7 +213,14 @@ class TestCommand:
     def config(self, tmp_path, toy_catalog):
         where = {"run_root": str(tmp_path), "name": None, "force": False, "resume": None, "workers": 1, "store": None}
         return OmegaConf.create(
-            {**where, "task": {"name": "toy/reach"}, "expert": TASK_EXPERT, **vars(toy_settings(episodes=2))}
+            {
+                **where,
+                "task": {"name": "toy/reach"},
+                "expert": TASK_EXPERT,
+                **vars(toy_settings(episodes=2)),
+                "engine": "processes",
+                "ray_address": None,
+            }
         )
 
     def test_a_finished_collection_is_found_again(self, config, capsys):
@@ -218,6 +228,13 @@ class TestCommand:
         before = summary.read_bytes()
         assert collect_command.run(config) == summary and summary.read_bytes() == before
         assert "is finished already" in capsys.readouterr().out
+
+    def test_the_engine_is_no_part_of_what_a_run_is(self, config):
+        assert collect_command.open_run(OmegaConf.merge(config, {"engine": "ray"})).path == (
+            collect_command.open_run(config).path
+        )
+        with pytest.raises(UserError, match="engine processes or ray; found rays; did you mean 'ray'"):
+            collect_command.run(OmegaConf.merge(config, {"engine": "rays"}))
 
     @pytest.mark.parametrize("damage", ["deleted", "begun again"])
     def test_without_its_store_it_is_collected_again(self, config, capsys, damage):
@@ -237,7 +254,7 @@ class TestCommand:
 
     def test_train_collects_again_too(self, config, tmp_path, capsys):
         keys = ("run_root", "workers", "task", "expert")
-        collection = {name: config[name] for name in vars(toy_settings())}
+        collection = {name: config[name] for name in (*vars(toy_settings()), "engine", "ray_address")}
         values = {**{key: config[key] for key in keys}, "data": {"store": None}, "collect": collection}
         directory = RunDirectory(tmp_path, "train", OmegaConf.create(values))
         store = train_command._store(directory)

@@ -27,6 +27,7 @@ ROWS = (
     ("value_types",),
     ("training", "evaluation", "serving", "replay", "collection", "benchmarks"),
     ("policies", "sim", "datasets"),
+    ("ray_pool",),
     (
         *("normalize", "chunk_executor", "session", "wire", "client", "fingerprint"),
         *("process_pool", "episode_recorder", "console", "summaries", "schemas", "conf"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import embodied
-from embodied.catalog import make_expert, make_task
-from embodied.collection import CollectionSettings, collect, expected_bytes
+from embodied.catalog import make_expert, make_task, nearest
+from embodied.collection import CollectionSettings, Engine, collect, expected_bytes, on_processes, on_ray
 from embodied.console import Progress, say
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
@@ -21,6 +22,8 @@ from embodied.types import TaskSpec
 
 STORE = "demonstrations.zarr"
 SETTINGS = tuple(CollectionSettings.__dataclass_fields__)
+WHERE = ("engine", "ray_address")  # keys of conf/collection that change no content
+ENGINES = ("processes", "ray")
 
 
 def run(config: DictConfig) -> Path:
@@ -37,7 +40,7 @@ def run(config: DictConfig) -> Path:
 def open_run(config: DictConfig) -> RunDirectory:
     config = with_teacher_content(config)
     stem = f"{config.task.name}-{config.episodes}"
-    return RunDirectory.open("collect", stem, config)
+    return RunDirectory.open("collect", stem, config, volatile=WHERE)
 
 
 def settings(config: DictConfig) -> CollectionSettings:
@@ -46,7 +49,17 @@ def settings(config: DictConfig) -> CollectionSettings:
     Raises:
         UserError: values that do not fit.
     """
+    if config.engine not in ENGINES:
+        raise UserError(
+            expected="engine processes or ray", found=str(config.engine), remedy=nearest(str(config.engine), ENGINES)
+        )
     return CollectionSettings(**{name: config[name] for name in SETTINGS})
+
+
+def engine(config: DictConfig) -> Engine:
+    if config.engine == "ray":
+        return functools.partial(on_ray, workers=config.workers, address=config.ray_address)
+    return functools.partial(on_processes, workers=config.workers)
 
 
 def with_teacher_content(config: DictConfig) -> DictConfig:
@@ -120,7 +133,7 @@ def _collect(directory: RunDirectory) -> Path:
                 attempts = len(store) + len(store.dropped)
                 progress.advance(len(store) - progress.done, success=len(store) / attempts)
 
-            collect(store, task_config, chosen, config.workers, report, expert_config)
+            collect(store, task_config, chosen, engine(config), report, expert_config)
         summary = directory.write_summary(_summary(store, expert_config, time.perf_counter() - begun_s))
     say(f"{len(store)} demonstrations, {store.total_steps} steps, in {path}")
     return summary

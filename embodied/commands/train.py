@@ -29,13 +29,14 @@ from embodied.training.loop import TrainingSettings
 from embodied.types import TaskSpec
 
 SHARED_RUN_KEYS = ("run_root", "workers")
+WHERE_COLLECTED = tuple(f"collect.{key}" for key in collect_command.WHERE)
 
 
 def run(config: DictConfig) -> Path:
     encoder = [] if config.encoder.name == STATE_ENCODER["name"] else [config.encoder.name]
     names = [config.task.name, config.policy.name, config.network.name, *encoder, f"seed{config.seed}"]
     config = _with_weights_content(collect_command.with_teacher_content(config))
-    directory = RunDirectory.open("train", "-".join(names), config)
+    directory = RunDirectory.open("train", "-".join(names), config, volatile=WHERE_COLLECTED)
     with directory.lock():
         if directory.is_finished:
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
@@ -89,7 +90,7 @@ def _train(directory: RunDirectory) -> Path:
         provenance={
             "config_hash": directory.config_hash,
             "method_hash": config_hash(
-                config, (*VOLATILE, "seed", "eval", *(f"policy.{name}" for name in run_time_settings))
+                config, (*VOLATILE, *WHERE_COLLECTED, "seed", "eval", *(f"policy.{name}" for name in run_time_settings))
             ),
             "store": str(store),
             "init": config.init,

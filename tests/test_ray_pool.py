@@ -1,0 +1,122 @@
+"""Work on a real Ray cluster of two nodes on this machine, one of which is killed on the way."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+
+import pytest
+from toy_collection import SlowReachTask, in_catalog
+from toy_specs import toy_settings
+
+from embodied.collection import collect, on_processes, on_ray
+from embodied.datasets.episode_store import EpisodeStore
+from embodied.errors import UserError
+from embodied.process_pool import MOST_DEATHS
+from embodied.ray_pool import RayPool, import_ray
+
+ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+EPISODES = 40
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one core each, in processes of their own. The tests' folder is on the path of their workers."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    nodes = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def disconnected(cluster):
+    yield
+    ray.shutdown()
+
+
+def make_square():
+    return lambda item: item * item
+
+
+def make_refusal():
+    def refuse(item):
+        raise UserError(expected="less", found=str(item), remedy="ask for less")
+
+    return refuse
+
+
+def make_suicide():
+    return lambda item: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_mortal(folder):
+    def work(item):
+        trace = folder / str(item)
+        if item % 3 == 1 and not trace.exists():
+            trace.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item * item
+
+    return work
+
+
+def test_results_come_in_order_and_workers_default_to_the_cluster_s_cores(cluster):
+    with RayPool(make_square, None, cluster.address) as pool:
+        assert pool.workers == 2
+        assert list(pool.map(range(12))) == [(item, item * item) for item in range(12)]
+
+
+def test_a_user_s_mistake_is_the_same_error_as_without_ray(cluster):
+    with RayPool(make_refusal, 1, cluster.address) as pool, pytest.raises(UserError, match="less; found 3; ask for"):
+        list(pool.map([3]))
+
+
+def test_a_process_that_dies_is_replaced(cluster, tmp_path):
+    with RayPool(functools.partial(make_mortal, tmp_path), None, cluster.address) as pool:
+        assert list(pool.map(range(8))) == [(item, item * item) for item in range(8)]
+
+
+def test_an_item_whose_processes_all_die_is_named(cluster):
+    message = f"a simulation of item 7 that lives to its end; found {MOST_DEATHS + 1} that died"
+    with RayPool(make_suicide, 1, cluster.address) as pool, pytest.raises(UserError, match=message):
+        list(pool.map([7]))
+
+
+def test_a_node_that_is_killed_changes_nothing(cluster, tmp_path):
+    def collected(name, engine, report=lambda store: None):
+        settings = toy_settings(episodes=EPISODES)
+        spec = SlowReachTask().spec
+        with EpisodeStore.create(tmp_path / name, spec, expected_episodes=EPISODES, provenance={}) as store:
+            collect(store, {"name": "toy/reach"}, settings, engine, report)
+        return EpisodeStore.open(tmp_path / name)
+
+    doomed = cluster.add_node(num_cpus=2)
+
+    def kill(store):
+        if len(store) == 8:
+            cluster.remove_node(doomed, allow_graceful=False)
+
+    def on_cluster(make_recorder, store, starts):
+        known = functools.partial(in_catalog, make_recorder)
+        return on_ray(known, store, starts, workers=None, address=cluster.address)
+
+    def here(make_recorder, store, starts):
+        return on_processes(functools.partial(in_catalog, make_recorder), store, starts, workers=1)
+
+    survived, expected = collected("ray", on_cluster, kill), collected("processes", here)
+    assert len(survived) == EPISODES and survived.content_hash() == expected.content_hash()
+
+
+def test_no_cluster_there_and_too_few_workers(monkeypatch):
+    with pytest.raises(UserError, match="workers of at least 1; found 0"):
+        RayPool(make_square, 0, None)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"Ray for engine=ray; found .*; pip install 'embodied-policies\[ray\]'"):
+        import_ray()
