@@ -18,6 +18,7 @@ from embodied.datasets.episode_inbox import EpisodeInbox
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.episode_recorder import EpisodeRecorder
 from embodied.errors import UserError
+from embodied.hang_watchdog import HangWatchdog
 from embodied.process_pool import ProcessPool
 from embodied.protocols import Expert, Task
 from embodied.ray_pool import RayPool
@@ -25,6 +26,7 @@ from embodied.types import ActionSpec, Episode, TaskSpec
 
 # Collection stops when so many attempts in a row failed: the expert does not fit the task as configured.
 MOST_FAILURES_IN_A_ROW = 25
+HANG_AFTER_S = 120.0  # longer than any first rendering
 # Compressed state vectors and actions stay below this share of their raw size; images are assumed not to compress.
 BYTES_A_VALUE = 4
 
@@ -60,8 +62,14 @@ def bounded_noise(spec: ActionSpec, settings: CollectionSettings, start_id: int,
     return (np.clip(noise, -settings.noise_bound, settings.noise_bound) * scale).astype(np.float32)
 
 
-def collect_episode(task: Task, expert: Expert, start_id: int, settings: CollectionSettings) -> Episode:
-    """One demonstration from an addressed start.
+def collect_episode(
+    task: Task,
+    expert: Expert,
+    start_id: int,
+    settings: CollectionSettings,
+    sign_of_life: Callable[[], None] = lambda: None,
+) -> Episode:
+    """One demonstration from an addressed start; `sign_of_life` is called before every step.
 
     The expert labels every state that its noisy execution reaches, so the labels show how to recover. The episode ends
     `steps_after_success` steps after its first success, or at the horizon, or where the task ends it.
@@ -73,6 +81,7 @@ def collect_episode(task: Task, expert: Expert, start_id: int, settings: Collect
     recorder = EpisodeRecorder(spec)
     first_success = None
     for t in range(spec.horizon):
+        sign_of_life()
         physics = task.physics_state()
         action, memory = expert.act(memory)
         executed = np.clip(action + noise[t], spec.action.low, spec.action.high).astype(np.float32)
@@ -92,14 +101,20 @@ class _Recorder:
     """What a simulation process keeps: its task and expert. Called with a start, it makes that episode."""
 
     def __init__(
-        self, task_config: dict[str, Any], expert_config: Mapping[str, Any], settings: CollectionSettings
+        self,
+        task_config: dict[str, Any],
+        expert_config: Mapping[str, Any],
+        settings: CollectionSettings,
+        hang_after_s: float,
     ) -> None:
+        self._watchdog = HangWatchdog(hang_after_s)
         self.task = make_task(task_config)
         self._expert = make_expert(self.task, expert_config)
         self._settings = settings
 
     def __call__(self, start_id: int) -> Episode:
-        return collect_episode(self.task, self._expert, start_id, self._settings)
+        with self._watchdog as watchdog:
+            return collect_episode(self.task, self._expert, start_id, self._settings, watchdog.sign_of_life)
 
 
 class _InboxRecorder:
@@ -162,18 +177,20 @@ def collect(
     engine: Engine,
     report: Callable[[EpisodeStore], None],
     expert_config: Mapping[str, Any] = TASK_EXPERT,
+    hang_after_s: float = HANG_AFTER_S,
 ) -> None:
     """Fill the store up to `settings.episodes` successful demonstrations, going on where it stands.
 
     Starts are tried in order and committed in order, so the content depends neither on the engine and its number of
-    processes, nor on when any of them, or this one, is killed. A demonstration that fails is dropped and counted.
+    processes, nor on when any of them, or this one, is killed. A demonstration that fails is dropped and counted. A
+    process that makes no step for `hang_after_s` ends itself, and is replaced.
 
     Raises:
         UserError: the expert does not fit the task or fails again and again, simulation processes die again and again,
             the disk is full.
     """
     if not store.is_complete:
-        make_recorder = functools.partial(_Recorder, task_config, expert_config, settings)
+        make_recorder = functools.partial(_Recorder, task_config, expert_config, settings, hang_after_s)
         starts = itertools.count(settings.first_start + len(store.attempted_seeds))
         with closing(engine(make_recorder, store, starts)) as episodes:
             _commit(store, episodes, report)

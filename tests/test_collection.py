@@ -220,6 +220,7 @@ class TestCommand:
                 **vars(toy_settings(episodes=2)),
                 "engine": "processes",
                 "ray_address": None,
+                "hang_after_s": 60,
             }
         )
 
@@ -254,7 +255,7 @@ class TestCommand:
 
     def test_train_collects_again_too(self, config, tmp_path, capsys):
         keys = ("run_root", "workers", "task", "expert")
-        collection = {name: config[name] for name in (*vars(toy_settings()), "engine", "ray_address")}
+        collection = {name: config[name] for name in (*vars(toy_settings()), *collect_command.WHERE)}
         values = {**{key: config[key] for key in keys}, "data": {"store": None}, "collect": collection}
         directory = RunDirectory(tmp_path, "train", OmegaConf.create(values))
         store = train_command._store(directory)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from toy_collection import HANGS
 
 from embodied.benchmarks.collection_kills import collect_under_kills
 from embodied.datasets.episode_inbox import FOLDER
@@ -48,6 +49,17 @@ def test_ten_kills_leave_what_nobody_had_disturbed(tmp_path):
         store.episode(index, verify=True)
     assert store.content_hash() == expected.content_hash() and not store.ignored
     assert not (killed / FOLDER).exists()
+
+
+def test_a_process_that_hangs_is_replaced(tmp_path, monkeypatch):
+    whole, hung = tmp_path / "whole", tmp_path / "hung"
+    subprocess.run(command(whole, 8), check=True, capture_output=True)
+    monkeypatch.setenv(HANGS, str(tmp_path / "trace"))
+    (tmp_path / "trace").mkdir()
+    result = subprocess.run(command(hung, 8), check=True, capture_output=True, text=True)
+    assert "Timeout" in result.stderr and "in step" in result.stderr  # where it hung
+    assert "a simulation process died" in result.stderr
+    assert EpisodeStore.open(hung).content_hash() == EpisodeStore.open(whole).content_hash()
 
 
 def test_a_collection_that_fails_by_itself_is_reported(tmp_path):

@@ -30,7 +30,7 @@ ROWS = (
     ("ray_pool",),
     (
         *("normalize", "chunk_executor", "session", "wire", "client", "fingerprint"),
-        *("process_pool", "episode_recorder", "console", "summaries", "schemas", "conf"),
+        *("process_pool", "hang_watchdog", "episode_recorder", "console", "summaries", "schemas", "conf"),
         "pusht_board",
         "action_representation",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,10 +15,18 @@ from embodied.collection import collect, on_processes
 from embodied.datasets.episode_store import EpisodeStore
 
 STEP_S = 0.002  # so that a kill can come in the middle of an episode
+HANGS = "TOY_HANGS"  # in the environment: a folder; start 5 hangs while it has no file
 
 
 class SlowReachTask(ReachTask):
+    def reset(self, start_id):
+        self._hangs = start_id == 5 and HANGS in os.environ and not any(Path(os.environ[HANGS]).iterdir())
+        return super().reset(start_id)
+
     def step(self, action):
+        if self._hangs:
+            Path(os.environ[HANGS], "hung").touch()
+            time.sleep(3600)
         time.sleep(STEP_S)
         return super().step(action)
 

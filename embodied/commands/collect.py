@@ -22,7 +22,7 @@ from embodied.types import TaskSpec
 
 STORE = "demonstrations.zarr"
 SETTINGS = tuple(CollectionSettings.__dataclass_fields__)
-WHERE = ("engine", "ray_address")  # keys of conf/collection that change no content
+WHERE = ("engine", "ray_address", "hang_after_s")  # keys of conf/collection that change no content
 ENGINES = ("processes", "ray")
 
 
@@ -133,7 +133,7 @@ def _collect(directory: RunDirectory) -> Path:
                 attempts = len(store) + len(store.dropped)
                 progress.advance(len(store) - progress.done, success=len(store) / attempts)
 
-            collect(store, task_config, chosen, engine(config), report, expert_config)
+            collect(store, task_config, chosen, engine(config), report, expert_config, config.hang_after_s)
         summary = directory.write_summary(_summary(store, expert_config, time.perf_counter() - begun_s))
     say(f"{len(store)} demonstrations, {store.total_steps} steps, in {path}")
     return summary
