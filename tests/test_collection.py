@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import json
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from embodied.commands import collect as collect_command
 from embodied.commands import train as train_command
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
-from embodied.process_pool import ProcessPool
 from embodied.run_directory import RunDirectory, without_timings
 
 
@@ -156,54 +153,6 @@ def test_an_expert_that_never_succeeds_ends_the_collection(tmp_path, toy_catalog
 def test_settings_that_cannot_work_are_named(changes, message):
     with pytest.raises(UserError, match=message):
         toy_settings(**changes)
-
-
-def _square(item):
-    return item * item
-
-
-def make_square():
-    return _square
-
-
-def make_suicide():
-    return lambda item: os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_processes_give_results_in_order():
-    with ProcessPool(make_square, 2) as pool:
-        assert list(pool.map(range(20))) == [(item, item * item) for item in range(20)]
-
-
-def test_processes_that_die_again_and_again_are_reported():
-    message = "expected 1 simulation processes that live to the end; found 3 that died one after another"
-    with ProcessPool(make_suicide, 1) as pool, pytest.raises(UserError, match=message):
-        list(pool.map(range(2)))
-
-
-def make_mortal(folder):
-    """Dies at every third item, but only the first time that it is given."""
-
-    def work(item):
-        trace = folder / str(item)
-        if item % 3 == 1 and not trace.exists():
-            trace.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return item * item
-
-    return work
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_process_that_dies_is_replaced_and_its_work_done_again(tmp_path, workers):
-    with ProcessPool(functools.partial(make_mortal, tmp_path), workers) as pool:
-        assert list(pool.map(range(10))) == [(item, item * item) for item in range(10)]
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_a_pool_needs_a_worker():
-    with pytest.raises(UserError, match="workers of at least 1; found 0"):
-        ProcessPool(make_square, 0)
 
 
 class TestCommand:

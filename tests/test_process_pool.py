@@ -1,0 +1,60 @@
+"""The process pool: results in order, and processes that die. A file of its own: its processes import it, and little."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+
+import pytest
+
+from embodied.errors import UserError
+from embodied.process_pool import ProcessPool
+
+
+def _square(item):
+    return item * item
+
+
+def make_square():
+    return _square
+
+
+def make_suicide():
+    return lambda item: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_processes_give_results_in_order():
+    with ProcessPool(make_square, 2) as pool:
+        assert list(pool.map(range(20))) == [(item, item * item) for item in range(20)]
+
+
+def test_processes_that_die_again_and_again_are_reported():
+    message = "expected 1 simulation processes that live to the end; found 3 that died one after another"
+    with ProcessPool(make_suicide, 1) as pool, pytest.raises(UserError, match=message):
+        list(pool.map(range(2)))
+
+
+def make_mortal(folder):
+    """Dies at every third item, but only the first time that it is given."""
+
+    def work(item):
+        trace = folder / str(item)
+        if item % 3 == 1 and not trace.exists():
+            trace.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item * item
+
+    return work
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_dies_is_replaced_and_its_work_done_again(tmp_path, workers):
+    with ProcessPool(functools.partial(make_mortal, tmp_path), workers) as pool:
+        assert list(pool.map(range(10))) == [(item, item * item) for item in range(10)]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_pool_needs_a_worker():
+    with pytest.raises(UserError, match="workers of at least 1; found 0"):
+        ProcessPool(make_square, 0)
