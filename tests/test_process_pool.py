@@ -1,4 +1,4 @@
-"""The process pool: results in order, and processes that die. A file of its own: its processes import it, and little."""
+"""The process pool: results in order, processes that die. A file of its own, since its processes import it."""
 
 from __future__ import annotations
 
