@@ -5,6 +5,7 @@ Shape letters: T time, d size of one state vector, S all state vectors side by s
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -110,7 +111,13 @@ class ActionSpec:
             raise UserError(
                 expected="finite action values", found=str(action.tolist()), remedy="check what computed the action"
             )
-        return np.clip(action, self.low, self.high)
+        low, high = self._bounds
+        return np.minimum(np.maximum(action, low), high)
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """As arrays, which `clipped` needs at every control step."""
+        return np.array(self.low, np.float64), np.array(self.high, np.float64)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,11 @@ class AdroitTask(MujocoTask):
             horizon=int(horizon),
         )
 
+        ends = np.cumsum([state.size for state in self.spec.state]).tolist()
+        self._places = {
+            state.name: slice(end - state.size, end) for state, end in zip(self.spec.state, ends, strict=True)
+        }
+
     @abstractmethod
     def state_specs(self) -> tuple[StateSpec, ...]:
         """The environment's observation, cut into named vectors, in its order."""
@@ -145,10 +150,9 @@ class AdroitTask(MujocoTask):
         return StateSpec("hand_joints", _driven_joints(self.model, mujoco.mjtJoint.mjJNT_HINGE), "rad")
 
     def _observe(self, vector: np.ndarray) -> Observation:
-        ends = np.cumsum([spec.size for spec in self.spec.state])
-        parts = np.split(np.asarray(vector, dtype=np.float32), ends[:-1])
+        values = np.array(vector, dtype=np.float32)
         self._observation = Observation(
-            state={spec.name: part.copy() for spec, part in zip(self.spec.state, parts, strict=True)},
+            state={name: values[place] for name, place in self._places.items()},
             instruction=self.instruction,
             time_s=self._time_s,
         )
