@@ -24,12 +24,11 @@ from embodied import pusht_board
 from embodied.catalog import nearest
 from embodied.datasets.episode_layout import ArrayLayout, array_layouts, named
 from embodied.datasets.streaming_statistics import StreamingStatistics
-from embodied.datasets.zarr_v2_arrays import ZarrV2Array
+from embodied.datasets.zarr_v2_arrays import ZarrV2Array, check_length, episode_ends
 from embodied.errors import UserError
 from embodied.types import Episode, Json, Statistics, TaskSpec
 
 FORMAT = "diffusion policy zarr"
-_COPY_REMEDY = "copy the store again from where it came"
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,9 @@ class DiffusionPolicyZarr:
             camera.name: ZarrV2Array(path, "data/img", "fu", (camera.height, camera.width, 3))
             for camera in spec.cameras
         }
-        self.episode_ends = _episode_ends(path)  # int64 [episodes]
+        self.episode_ends = episode_ends(path)  # int64 [episodes]
         for array in (self._state, self._action, *self._images.values()):
-            if len(array) != self.total_steps:
-                raise UserError(
-                    expected=f"{self.total_steps} rows of {array.key} in {path}, as its episode ends say",
-                    found=str(len(array)),
-                    remedy=_COPY_REMEDY,
-                )
+            check_length(array, self.total_steps)
 
     @classmethod
     def open(cls, path: str | Path, wanted: TaskSpec | None = None) -> DiffusionPolicyZarr:
@@ -226,18 +220,6 @@ class DiffusionPolicyZarr:
         rows = np.arange(start, end)
         is_last = np.isin(rows + 1, self.episode_ends)
         return covered[rows + ~is_last - start]
-
-
-def _episode_ends(path: Path) -> np.ndarray:
-    ends = ZarrV2Array(path, "meta/episode_ends", "iu", ())
-    values = ends.read(0, len(ends)).astype(np.int64)
-    if not len(values) or (np.diff(values, prepend=0) < 1).any():
-        raise UserError(
-            expected=f"episode ends that rise by at least 1 in {path}",
-            found=str(values.tolist()[:10]) if len(values) else "none",
-            remedy=_COPY_REMEDY,
-        )
-    return values
 
 
 def _recorded_cameras(path: Path) -> list[str]:
