@@ -27,11 +27,11 @@ from embodied.datasets.foreign_episodes import (
     checked_record,
     details_of,
     exported_columns,
-    import_episodes,
     made_whole,
     record_of,
     recorded,
 )
+from embodied.datasets.foreign_import import import_episodes
 from embodied.datasets.zarr_v2_arrays import ZarrV2Array, ZarrV2Group, check_length, episode_ends
 from embodied.errors import UserError
 from embodied.protocols import DemonstrationStore
@@ -67,8 +67,6 @@ def export_replay_buffer(store: DemonstrationStore, path: str | Path) -> list[st
         UserError: something is at `path`, the store is empty, or its data are damaged.
     """
     path = Path(path)
-    if not len(store):
-        raise UserError(expected=f"at least one episode in {store.path}", found="none", remedy="collect some first")
     columns = exported_columns(store, FORMAT, _NAMES)
     with made_whole(path) as building:
         files = ZipStore(building, mode="w") if path.suffix == ".zip" else LocalStore(building)
@@ -113,6 +111,9 @@ class ReplayBufferFile:
             for key, array in self._arrays.items()
         )
         self.facts = Facts(task=f"imported/{path.name.partition('.')[0]}", record=self._record)
+
+    def label(self, index: int) -> str:
+        return f"episode {index}"
 
     def read(self, index: int, column: Column) -> np.ndarray:
         end = self._ends[index]
