@@ -98,6 +98,11 @@ def checksum(arrays: dict[str, np.ndarray], layouts: dict[str, ArrayLayout]) -> 
     return digest.hexdigest()
 
 
+def checksums(arrays: dict[str, np.ndarray], layouts: dict[str, ArrayLayout]) -> dict[str, str]:
+    """The checksum of each array by itself, which tells the damaged one from the others."""
+    return {key: checksum(arrays, {key: layout}) for key, layout in layouts.items()}
+
+
 def check_episode(episode: Episode, spec: TaskSpec, physics_size: int | None) -> None:
     """Refuse an episode that does not fit the task's spec.
 

@@ -27,11 +27,18 @@ from embodied.datasets.episode_layout import (
     array_layouts,
     check_episode,
     checksum,
+    checksums,
     episode_arrays,
     episode_from_arrays,
 )
 from embodied.datasets.manifest import MANIFEST_NAME, DroppedRow, EpisodeRow, Manifest, encode_json, encode_row
-from embodied.datasets.store_folder import COLLECT_REMEDY, create_folder, read_attributes, unreadable_metadata
+from embodied.datasets.store_folder import (
+    COLLECT_REMEDY,
+    create_folder,
+    raise_version,
+    read_attributes,
+    unreadable_metadata,
+)
 from embodied.datasets.streaming_statistics import StreamingStatistics
 from embodied.datasets.time_arrays import COPY_REMEDY, TimeArrays
 from embodied.errors import UserError
@@ -51,6 +58,7 @@ class EpisodeStore:
         self.spec = TaskSpec.from_json(attributes["spec"])
         self.expected_episodes = int(attributes["expected_episodes"])
         self.provenance: Json = attributes["provenance"]
+        self._attributes = attributes
         self._lock = lock
         self._arrays = TimeArrays(path, writable=lock is not None)
         self._manifest = Manifest(path / MANIFEST_NAME)
@@ -170,7 +178,7 @@ class EpisodeStore:
 
     @property
     def total_steps(self) -> int:
-        return self._manifest.end
+        return self._manifest.steps
 
     @property
     def attempted_seeds(self) -> frozenset[int]:
@@ -180,7 +188,7 @@ class EpisodeStore:
     @property
     def episode_ends(self) -> np.ndarray:
         """Row after the last of each episode, cumulative: int64 [episodes]."""
-        return np.array([row.end for row in self._manifest.episodes], np.int64)
+        return np.cumsum([row.length for row in self._manifest.episodes], dtype=np.int64)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -199,8 +207,8 @@ class EpisodeStore:
         arrays = episode_arrays(episode)
         row = EpisodeRow(
             id=f"{episode.variant}-{episode.seed:08d}",
-            start=self.total_steps,
-            end=self.total_steps + episode.length,
+            start=self._manifest.end,
+            end=self._manifest.end + episode.length,
             length=episode.length,
             seed=int(episode.seed),
             task=episode.task,
@@ -211,12 +219,14 @@ class EpisodeStore:
             physics_size=episode.physics.shape[1],
             checksum=checksum(arrays, layouts),
             provenance=episode.provenance,
+            checksums=checksums(arrays, layouts),
         )
         encode_row(row)  # provenance that is not JSON must fail before anything is written
         try:
             with disk_full_as_user_error(self.path):
                 for key, layout in layouts.items():
                     self._arrays.write(layout, row.start, arrays[key])
+                raise_version(self.path, self._attributes)
                 self._manifest.append(row)
         except BaseException:
             self._trim(layouts)
@@ -232,6 +242,7 @@ class EpisodeStore:
         self._require_writable(seed)
         row = DroppedRow(seed=int(seed), reason=reason, variant=variant, provenance=provenance or {})
         with disk_full_as_user_error(self.path):
+            raise_version(self.path, self._attributes)
             self._manifest.append(row)
         return row
 
@@ -268,7 +279,7 @@ class EpisodeStore:
         Raises:
             UserError: an unknown key, or damaged data.
         """
-        return self._arrays.read(self._layout(key), 0, self.total_steps)
+        return self._read(self._layout(key), 0, self.total_steps)
 
     def read_rows(self, key: str, start: int, end: int) -> np.ndarray:
         """Rows `start` to `end` (exclusive) of an array, within the committed ones.
@@ -276,7 +287,7 @@ class EpisodeStore:
         Raises:
             UserError: an unknown key, or damaged data.
         """
-        return self._arrays.read(self._layout(key), start, end)
+        return self._read(self._layout(key), start, end)
 
     def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
         """Minimum, maximum, mean and population deviation of each element, in one pass that holds one shard.
@@ -293,7 +304,7 @@ class EpisodeStore:
             layout = self._layout(key)
             stream = StreamingStatistics()
             for start in range(0, self.total_steps, layout.shard_rows):
-                block = self._arrays.read(layout, start, min(start + layout.shard_rows, self.total_steps))
+                block = self._read(layout, start, min(start + layout.shard_rows, self.total_steps))
                 stream.add(block if block.ndim == 2 else block.reshape(-1, *layout.row_shape[-1:] or (1,)))
             results[key] = stream.result()
         return results
@@ -319,14 +330,27 @@ class EpisodeStore:
             raise UserError(expected=f"the name of an array of {self.path}", found=f"'{key}'", remedy=remedy)
         return self._layouts[key]
 
+    def _read(self, layout: ArrayLayout, start: int, end: int) -> np.ndarray:
+        """Rows of the kept episodes, counted without those that dropped episodes left between them."""
+        parts, passed = [], 0  # rows of the runs so far
+        for first, last in self._manifest.runs:
+            begin, stop = max(start - passed, 0), min(end - passed, last - first)
+            if begin < stop:
+                parts.append(self._arrays.read(layout, first + begin, first + stop))
+            passed += last - first
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else self._arrays.read(layout, 0, 0)
+
     def _inspect(self) -> tuple[str, ...]:
         """Compare the arrays with the manifest; returns what a crash left, in words."""
         longest = 0
+        needed = self._manifest.runs[-1][1] if self._manifest.runs else 0
         for key, layout in self._layouts.items():
             rows = self._arrays.row_count(layout)
-            if rows < self.total_steps and layout.row_bytes:
+            if rows < needed and layout.row_bytes:
                 raise UserError(
-                    expected=f"{self.total_steps} rows of '{key}' in {self.path}, as its manifest says",
+                    expected=f"{needed} rows of '{key}' in {self.path}, as its manifest says",
                     found=f"{rows}: the store is half-written or half-copied",
                     remedy=COPY_REMEDY,
                 )
@@ -334,9 +358,9 @@ class EpisodeStore:
         remains = []
         if self._manifest.torn:
             remains.append("the last line of the manifest is torn: ignored")
-        if longest > self.total_steps:
+        if longest > self._manifest.end:
             remains.append(
-                f"{longest - self.total_steps} rows beyond the last committed episode "
+                f"{longest - self._manifest.end} rows beyond the last committed episode "
                 "(a writer was stopped before it closed the store, or is at work): ignored"
             )
         return tuple(remains)
@@ -351,7 +375,7 @@ class EpisodeStore:
             return
         for layout in layouts.values():
             try:
-                self._arrays.cut(layout, self.total_steps)
+                self._arrays.cut(layout, self._manifest.end)
             except OSError as error:
                 log.warning("%s: rows of '%s' are left beyond the last episode: %s", self.path, layout.key, error)
 

@@ -33,18 +33,35 @@ class EpisodeRow:
     physics_size: int
     checksum: str  # sha256 over the arrays, see `episode_layout.checksum`
     provenance: Json = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)  # of each array, by key; none in stores of version 1
     kept: bool = True
 
 
 @dataclass(frozen=True)
 class DroppedRow:
-    """An attempt that was not kept, so that a collection which goes on does not try it again."""
+    """An attempt that was not kept, so that a collection which goes on does not try it again.
+
+    With `episode` it takes an episode away that was committed in an earlier line, because it is damaged. The rows of
+    that episode stay where they are, and nobody reads them any more.
+    """
 
     seed: int
     reason: str
     variant: str
     provenance: Json = field(default_factory=dict)
+    episode: str | None = None  # id of the episode that was committed
+    next_start: int | None = None  # with `episode`: where the rows of the next commit begin, at the earliest
     kept: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the file, whatever it holds."""
+
+    number: int  # from 1
+    size: int  # bytes
+    row: EpisodeRow | DroppedRow | None  # None: not a manifest row
+    is_last: bool
 
 
 class Manifest:
@@ -57,31 +74,33 @@ class Manifest:
             UserError: the file is missing, or a line other than the last is not a manifest row.
         """
         self.path = path
-        self.episodes: list[EpisodeRow] = []
+        self.episodes: list[EpisodeRow] = []  # the kept ones
         self.dropped: list[DroppedRow] = []
+        self.end = 0  # where the rows of the next commit begin
+        self.runs: list[tuple[int, int]] = []  # rows of the kept episodes, neighbours joined
         self.torn = False
         self._valid_bytes = 0
-        lines = self._read().splitlines(keepends=True)
-        for number, line in enumerate(lines, start=1):
-            row = _parse(line)
-            if row is None and number < len(lines):
-                raise self._unreadable(f"line {number}, which is not a manifest row")
-            if row is None:
+        for line in read_lines(path):
+            if line.row is None and not line.is_last:
+                raise self._unreadable(f"line {line.number}, which is not a manifest row")
+            if line.row is None:
                 self.torn = True
                 return
-            self._accept(row, number)
-            self._valid_bytes += len(line)
+            if fault := self.misfit(line.row):
+                raise self._unreadable(f"line {line.number} {fault}")
+            self.accept(line.row)
+            self._valid_bytes += line.size
 
     @property
-    def end(self) -> int:
-        """Rows of every array that are committed."""
-        return self.episodes[-1].end if self.episodes else 0
+    def steps(self) -> int:
+        """Of all kept episodes."""
+        return sum(end - start for start, end in self.runs)
 
     def append(self, row: EpisodeRow | DroppedRow) -> None:
         """Add a row and have it on the disk on return; if that fails or is interrupted, all stays as it was."""
         line = encode_row(row)
-        rows: list[Any] = self.episodes if isinstance(row, EpisodeRow) else self.dropped
-        count, valid_bytes = len(rows), self._valid_bytes
+        before = list(self.episodes), list(self.dropped), list(self.runs), self.end
+        valid_bytes = self._valid_bytes
         # Unbuffered: a buffer that the disk had no room for would be written again when the file is closed.
         try:
             with self.path.open("r+b", buffering=0) as file:
@@ -90,11 +109,11 @@ class Manifest:
                 if file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
-            rows.append(row)
+            self.accept(row)
             self._valid_bytes = valid_bytes + len(line)
             self.torn = False
         except BaseException:  # Ctrl-C too: a line on the disk that memory does not know would outlive its rows
-            del rows[count:]
+            self.episodes, self.dropped, self.runs, self.end = before
             self._valid_bytes = valid_bytes
             with suppress(OSError):  # the cause matters more; the line goes with the next `append` or `cut`
                 self.cut()
@@ -110,26 +129,64 @@ class Manifest:
             file.truncate(self._valid_bytes)
             os.fsync(file.fileno())
 
-    def _read(self) -> bytes:
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise self._unreadable(str(error.strerror)) from error
-
-    def _accept(self, row: EpisodeRow | DroppedRow, number: int) -> None:
+    def misfit(self, row: EpisodeRow | DroppedRow) -> str | None:
+        """Why this row cannot follow those before it, in words; None if it can."""
         if isinstance(row, DroppedRow):
-            self.dropped.append(row)
+            if row.episode is not None and all(row.episode != episode.id for episode in self.episodes):
+                return f"that drops episode {row.episode}, which no line before it commits"
+            return None
+        if row.length < 1:
+            return f"for an episode of {row.length} steps ({row.id})"
+        if row.start != self.end or row.end != row.start + row.length:
+            return f"for rows {row.start} to {row.end}, where {self.end} should follow"
+        return None
+
+    def accept(self, row: EpisodeRow | DroppedRow) -> None:
+        """Take in a row after those before it."""
+        if isinstance(row, EpisodeRow):
+            self.episodes.append(row)
+            self.end = row.end
+            _extend(self.runs, row)
             return
-        if row.start != self.end or row.end != row.start + row.length or row.length < 1:
-            raise self._unreadable(f"line {number} for rows {row.start} to {row.end}, where {self.end} should follow")
-        self.episodes.append(row)
+        self.dropped.append(row)
+        if row.episode is not None:
+            self.end = max(self.end, row.next_start or 0)
+            self.episodes = [episode for episode in self.episodes if episode.id != row.episode]
+            self.runs = []
+            for episode in self.episodes:
+                _extend(self.runs, episode)
 
     def _unreadable(self, found: str) -> UserError:
-        return UserError(
-            expected=f"a readable manifest at {self.path}",
-            found=found,
-            remedy="copy the store again from where it came, or remove it and run `embodied collect`",
-        )
+        return _unreadable(self.path, found)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Every line of a manifest, damaged ones too.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise _unreadable(path, str(error.strerror)) from error
+    last = len(lines)
+    return [Line(number, len(line), _parse(line), number == last) for number, line in enumerate(lines, start=1)]
+
+
+def _extend(runs: list[tuple[int, int]], row: EpisodeRow) -> None:
+    if runs and runs[-1][1] == row.start:
+        runs[-1] = (runs[-1][0], row.end)
+    else:
+        runs.append((row.start, row.end))
+
+
+def _unreadable(path: Path, found: str) -> UserError:
+    return UserError(
+        expected=f"a readable manifest at {path}",
+        found=found,
+        remedy="copy the store again from where it came, or remove it and run `embodied collect`",
+    )
 
 
 def encode_row(row: EpisodeRow | DroppedRow) -> bytes:

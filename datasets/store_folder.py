@@ -16,7 +16,7 @@ from embodied.errors import UserError
 from embodied.types import Json
 
 FORMAT = "embodied-episodes"
-VERSION = 1
+VERSION = 2  # 2: a checksum of each array, and lines of the manifest that drop a committed episode
 COLLECT_REMEDY = "collect one with `embodied collect` or name another with data.store=..."
 
 
@@ -61,6 +61,16 @@ def read_attributes(path: Path) -> Json:
             remedy="update embodied, or collect a store with this version",
         )
     return attributes
+
+
+def raise_version(path: Path, attributes: Json) -> None:
+    """Before a line that only this version understands is added to an older store, say so in its attributes."""
+    if attributes.get("version", 0) == VERSION:
+        return
+    metadata = json.loads((path / "zarr.json").read_bytes())
+    metadata["attributes"]["version"] = VERSION
+    replace_file(path / "zarr.json", json.dumps(metadata, indent=2).encode(), root=path)
+    attributes["version"] = VERSION
 
 
 def unreadable_metadata(path: Path, found: str) -> UserError:

@@ -263,7 +263,7 @@ def test_statistics_of_an_empty_store(store_class, make_store):
 def test_layout_on_disk_is_plain_sharded_zarr(make_store):
     group = zarr.open_group(make_store(4), mode="r")
     assert group.attrs["format"] == "embodied-episodes"
-    assert group.attrs["version"] == 1
+    assert group.attrs["version"] == 2
     images = group["data/image/front"]
     assert images.shape == (18, 12, 16, 3)
     assert images.shards is not None

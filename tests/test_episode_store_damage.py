@@ -62,8 +62,8 @@ def edit_attributes(folder: Path, **changes) -> None:
 
 def test_a_newer_store(store_class, make_store):
     folder = make_store(1)
-    edit_attributes(folder, version=2)
-    with pytest.raises(UserError, match=r"version 1 or older at .*; found version 2; update embodied"):
+    edit_attributes(folder, version=3)
+    with pytest.raises(UserError, match=r"version 2 or older at .*; found version 3; update embodied"):
         store_class.open(folder)
 
 
