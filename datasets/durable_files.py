@@ -15,6 +15,7 @@ from zarr.storage import LocalStore
 
 from embodied.errors import UserError
 
+PARTIAL = ".partial"  # end of the name of a file that is being written
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -36,7 +37,7 @@ def replace_file(path: Path, content: bytes | memoryview, *, root: Path) -> None
     """Write a whole file or nothing; missing folders below `root` are made."""
     is_new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -126,6 +127,21 @@ class WriterLock:
             ) from error
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+
+    @staticmethod
+    def holder(path: Path) -> str | None:
+        """The process that holds the lock, by its number; None if none does. Writes nothing."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.read(descriptor, 32).decode(errors="replace") or "unknown"
+        finally:
+            os.close(descriptor)  # and with it a lock of ours
+        return None
 
     def release(self) -> None:
         if self._descriptor is not None:

@@ -93,9 +93,14 @@ def checksum(arrays: dict[str, np.ndarray], layouts: dict[str, ArrayLayout]) -> 
     digest = hashlib.sha256()
     for key, layout in layouts.items():
         values = np.ascontiguousarray(arrays[key], dtype=layout.dtype)
-        digest.update(f"{key}{values.shape}{layout.dtype.str}".encode())
+        digest.update(checksum_head(layout, values.shape))
         digest.update(values.data if values.size else b"")
     return digest.hexdigest()
+
+
+def checksum_head(layout: ArrayLayout, shape: tuple[int, ...]) -> bytes:
+    """What a checksum takes in before the bytes of an array of an episode."""
+    return f"{layout.key}{shape}{layout.dtype.str}".encode()
 
 
 def checksums(arrays: dict[str, np.ndarray], layouts: dict[str, ArrayLayout]) -> dict[str, str]:

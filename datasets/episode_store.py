@@ -39,6 +39,7 @@ from embodied.datasets.store_folder import (
     read_attributes,
     unreadable_metadata,
 )
+from embodied.datasets.stored_statistics import load_statistics, save_statistics
 from embodied.datasets.streaming_statistics import StreamingStatistics
 from embodied.datasets.time_arrays import COPY_REMEDY, TimeArrays
 from embodied.errors import UserError
@@ -206,7 +207,7 @@ class EpisodeStore:
         layouts = array_layouts(self.spec, episode.physics.shape[1])
         arrays = episode_arrays(episode)
         row = EpisodeRow(
-            id=f"{episode.variant}-{episode.seed:08d}",
+            id=EpisodeRow.make_id(episode.variant, episode.seed),
             start=self._manifest.end,
             end=self._manifest.end + episode.length,
             length=episode.length,
@@ -292,22 +293,44 @@ class EpisodeStore:
     def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
         """Minimum, maximum, mean and population deviation of each element, in one pass that holds one shard.
 
-        A camera's are per colour channel, and count pixels; all others count steps.
+        A camera's are per colour channel, and count pixels; all others count steps. Those that `keep_statistics` has
+        put into the store are taken from there.
 
         Raises:
             UserError: an unknown key, a store without episodes, or damaged data.
         """
         if not len(self):
             raise UserError(expected=f"at least one episode in {self.path}", found="none", remedy=COLLECT_REMEDY)
-        results = {}
-        for key in keys:
-            layout = self._layout(key)
-            stream = StreamingStatistics()
-            for start in range(0, self.total_steps, layout.shard_rows):
-                block = self._read(layout, start, min(start + layout.shard_rows, self.total_steps))
-                stream.add(block if block.ndim == 2 else block.reshape(-1, *layout.row_shape[-1:] or (1,)))
-            results[key] = stream.result()
-        return results
+        kept = load_statistics(self.path, self.content_hash())
+        layouts = [self._layout(key) for key in keys]
+        return {layout.key: kept.get(layout.key) or self._computed_statistics(layout) for layout in layouts}
+
+    def keep_statistics(self, keys: Iterable[str]) -> bool:
+        """Put the statistics of these arrays into the store, unless they stand there; returns whether any was new.
+
+        Raises:
+            UserError: as for `statistics`, or another process writes the store, or it is not to be written.
+        """
+        content, wanted = self.content_hash(), list(keys)
+        kept = load_statistics(self.path, content)
+        if kept.keys() >= set(wanted):
+            return False
+        statistics = {**kept, **self.statistics(wanted)}
+        lock = WriterLock(self.path / LOCK_NAME) if self._lock is None else None
+        try:
+            with disk_full_as_user_error(self.path):
+                save_statistics(self.path, content, statistics)
+        finally:
+            if lock is not None:
+                lock.release()
+        return True
+
+    def _computed_statistics(self, layout: ArrayLayout) -> Statistics:
+        stream = StreamingStatistics()
+        for start in range(0, self.total_steps, layout.shard_rows):
+            block = self._read(layout, start, min(start + layout.shard_rows, self.total_steps))
+            stream.add(block if block.ndim == 2 else block.reshape(-1, *layout.row_shape[-1:] or (1,)))
+        return stream.result()
 
     def content_hash(self) -> str:
         """sha256 over what the episodes are, in their order; chunks, compression and provenance do not enter."""

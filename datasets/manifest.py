@@ -36,6 +36,15 @@ class EpisodeRow:
     checksums: dict[str, str] = field(default_factory=dict)  # of each array, by key; none in stores of version 1
     kept: bool = True
 
+    @staticmethod
+    def make_id(variant: str, seed: int) -> str:
+        return f"{variant}-{seed:08d}"
+
+    @property
+    def proper_id(self) -> str:
+        """What `id` is, unless the line was damaged."""
+        return self.make_id(self.variant, self.seed)
+
 
 @dataclass(frozen=True)
 class DroppedRow:
@@ -62,6 +71,7 @@ class Line:
     size: int  # bytes
     row: EpisodeRow | DroppedRow | None  # None: not a manifest row
     is_last: bool
+    is_whole: bool  # it ends in a new-line, which is written with the row
 
 
 class Manifest:
@@ -73,13 +83,7 @@ class Manifest:
         Raises:
             UserError: the file is missing, or a line other than the last is not a manifest row.
         """
-        self.path = path
-        self.episodes: list[EpisodeRow] = []  # the kept ones
-        self.dropped: list[DroppedRow] = []
-        self.end = 0  # where the rows of the next commit begin
-        self.runs: list[tuple[int, int]] = []  # rows of the kept episodes, neighbours joined
-        self.torn = False
-        self._valid_bytes = 0
+        self._clear(path)
         for line in read_lines(path):
             if line.row is None and not line.is_last:
                 raise self._unreadable(f"line {line.number}, which is not a manifest row")
@@ -90,6 +94,22 @@ class Manifest:
                 raise self._unreadable(f"line {line.number} {fault}")
             self.accept(line.row)
             self._valid_bytes += line.size
+
+    @classmethod
+    def empty(cls, path: Path) -> Manifest:
+        """Without rows, whatever the file holds."""
+        manifest = cls.__new__(cls)
+        manifest._clear(path)
+        return manifest
+
+    def _clear(self, path: Path) -> None:
+        self.path = path
+        self.episodes: list[EpisodeRow] = []  # the kept ones
+        self.dropped: list[DroppedRow] = []
+        self.end = 0  # where the rows of the next commit begin
+        self.runs: list[tuple[int, int]] = []  # rows of the kept episodes, neighbours joined
+        self.torn = False
+        self._valid_bytes = 0
 
     @property
     def steps(self) -> int:
@@ -171,7 +191,10 @@ def read_lines(path: Path) -> list[Line]:
     except OSError as error:
         raise _unreadable(path, str(error.strerror)) from error
     last = len(lines)
-    return [Line(number, len(line), _parse(line), number == last) for number, line in enumerate(lines, start=1)]
+    return [
+        Line(number, len(line), _parse(line), number == last, line.endswith(b"\n"))
+        for number, line in enumerate(lines, start=1)
+    ]
 
 
 def _extend(runs: list[tuple[int, int]], row: EpisodeRow) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from embodied.datasets.diffusion_policy_zarr import DiffusionPolicyZarr
 from embodied.datasets.episode_store import EpisodeStore
+from embodied.datasets.manifest import MANIFEST_NAME
+from embodied.datasets.original_check import ENDS, OriginalCheck
+from embodied.datasets.store_check import StoreCheck
 from embodied.protocols import DemonstrationStore
 from embodied.types import TaskSpec
 
@@ -13,6 +16,21 @@ from embodied.types import TaskSpec
 def is_store(path: Path) -> bool:
     """Whether `open_store` has a reader for what lies at `path`, as far as its names tell."""
     return (path / "zarr.json").is_file() or _is_zarr_v2(path)
+
+
+def looks_like_store(path: Path) -> bool:
+    """Whether a store lies at `path`, or what damage has left of one."""
+    return is_store(path) or is_original(path) or (path / MANIFEST_NAME).is_file()
+
+
+def is_original(path: Path) -> bool:
+    """Whether what lies at `path` is, or was, a store in Diffusion Policy's own format."""
+    return _is_zarr_v2(path) or (path / ENDS).is_dir()
+
+
+def check_store(path: Path) -> StoreCheck | OriginalCheck:
+    """The check of what lies at `path`, damaged or not."""
+    return OriginalCheck(path) if is_original(path) else StoreCheck(path)
 
 
 def open_store(path: str | Path, spec: TaskSpec | None = None) -> DemonstrationStore:

@@ -17,13 +17,18 @@ from embodied.types import Json
 
 FORMAT = "embodied-episodes"
 VERSION = 2  # 2: a checksum of each array, and lines of the manifest that drop a committed episode
+_BUILDING = ".creating"
 COLLECT_REMEDY = "collect one with `embodied collect` or name another with data.store=..."
+
+
+class NewerStore(UserError):
+    """A store of a version that this program does not know."""
 
 
 def create_folder(path: Path, attributes: Json) -> None:
     """Build an empty store with these attributes beside `path` and move it there in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    building = path.parent / f".{path.name}.{os.getpid()}.creating"
+    building = path.parent / f".{path.name}.{os.getpid()}{_BUILDING}"
     shutil.rmtree(building, ignore_errors=True)
     try:
         zarr.create_group(DurableStore(building), attributes={"format": FORMAT, "version": VERSION, **attributes})
@@ -34,6 +39,22 @@ def create_folder(path: Path, attributes: Json) -> None:
         shutil.rmtree(building, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def abandoned_creations(path: Path) -> list[Path]:
+    """Folders beside the store in which processes that are gone had begun to make it."""
+    folders = path.absolute().parent.glob(f".{path.absolute().name}.*{_BUILDING}")
+    return sorted(folder for folder in folders if not _is_running(folder.name.split(".")[-2]))
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def read_attributes(path: Path) -> Json:
@@ -55,7 +76,7 @@ def read_attributes(path: Path) -> Json:
     if not is_store:
         raise UserError(expected=f"an episode store at {path}", found="something else", remedy=COLLECT_REMEDY)
     if attributes.get("version", 0) > VERSION:
-        raise UserError(
+        raise NewerStore(
             expected=f"a store of version {VERSION} or older at {path}",
             found=f"version {attributes['version']}",
             remedy="update embodied, or collect a store with this version",

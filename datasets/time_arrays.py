@@ -36,6 +36,33 @@ class TimeArrays:
         """Rows of an array, committed, spare or left from a crash; 0 for one that does not exist."""
         return self._open(layout.key).shape[0] if (self._folder(layout) / "zarr.json").exists() else 0
 
+    def shard_rows(self, layout: ArrayLayout) -> int:
+        """Rows of one file of the array that is there, which may have been made with others than the layout's."""
+        array = self._open(layout.key)
+        return (array.shards or array.chunks)[0]
+
+    def shard_file(self, layout: ArrayLayout, row: int) -> str:
+        """The file that holds a row, below the store's folder."""
+        place = (row // self.shard_rows(layout), *(0 for _ in layout.row_shape))
+        return f"data/{layout.key}/c/{'/'.join(map(str, place))}"
+
+    def misfit(self, layout: ArrayLayout) -> str | None:
+        """Why the array that is there is not the layout's, in words; None if it is.
+
+        An array that was never written, in a store without episodes, is one that fits.
+        """
+        try:
+            array = self._open(layout.key)
+        except FileNotFoundError:
+            return "no such array"
+        except (KeyError, TypeError, ValueError, OSError, ArithmeticError) as error:
+            return f"metadata that cannot be read ({str(error).partition(chr(10))[0]})"
+        row_shape = array.shape[1:]
+        if (array.dtype, row_shape) == (layout.dtype, layout.row_shape):
+            return None
+        wanted = f"{layout.dtype} {list(layout.row_shape)}"
+        return f"{array.dtype} {list(row_shape)} a step, where the spec says {wanted}"
+
     def write(self, layout: ArrayLayout, start: int, values: np.ndarray) -> None:
         """Make `values` the rows from `start` on; they are on the disk on return."""
         if not layout.row_bytes:

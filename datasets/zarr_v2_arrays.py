@@ -132,20 +132,38 @@ class ZarrV2Array:
         Raises:
             UserError: they cannot be read, or are not finite.
         """
-        try:
-            values = np.asarray(self._array[start:end])
-        except (ValueError, RuntimeError, OSError, MemoryError, KeyError, zipfile.BadZipFile) as error:
-            raise self._unreadable(str(error).partition("\n")[0] or type(error).__name__) from error
+        values = self.decode(start, end)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row = start + int(np.argwhere(~np.isfinite(values))[0][0])
             raise self._unreadable(f"a value that is not finite in row {row}")
         return values
 
+    def decode(self, start: int, end: int) -> np.ndarray:
+        """Rows `start` to `end` (exclusive), whatever their values.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        try:
+            return np.asarray(self._array[start:end])
+        except (ValueError, RuntimeError, OSError, MemoryError, KeyError, zipfile.BadZipFile) as error:
+            raise self._unreadable(str(error).partition("\n")[0] or type(error).__name__) from error
+
     def blocks(self) -> Iterator[np.ndarray]:
         """All rows, a chunk at a time."""
+        for start, end in self.chunk_ranges():
+            yield self.read(start, end)
+
+    def chunk_ranges(self) -> Iterator[tuple[int, int]]:
+        """The rows of each chunk: the first, and the one after the last."""
         step = self._array.chunks[0]
         for start in range(0, len(self), step):
-            yield self.read(start, min(start + step, len(self)))
+            yield start, min(start + step, len(self))
+
+    def chunk_file(self, row: int) -> str:
+        """The file that holds a row (its first element), below the group's folder."""
+        place = (row // self._array.chunks[0], *(0 for _ in self.row_shape))
+        return f"{self.key}/{self._array.metadata.encode_chunk_key(place)}"
 
     def _check_shape(self, shape: tuple[int, ...], kinds: str, row_shape: tuple[int | None, ...] | None) -> None:
         fits = len(shape) > 0 if row_shape is None else len(shape) == len(row_shape) + 1

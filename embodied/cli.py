@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from embodied import __version__
 from embodied.catalog import nearest
-from embodied.errors import UserError
+from embodied.errors import FaultsFound, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,24 +30,37 @@ class Command(NamedTuple):
 
     module: str  # exposes run(config) -> Path | None, the path of the summary.json
     description: str
-    positional: str | None  # the key that positionals set
-    several: bool = False  # the key is a list
+    positionals: tuple[str, ...] = ()  # the keys that positionals set, one each
+    several: bool = False  # the last of them is a list
+    verbs: tuple[str, ...] = ()  # values of the first, for completion
 
 
 COMMANDS = {
-    "collect": Command("embodied.commands.collect", "run a task's expert in simulation into a store", None),
-    "train": Command("embodied.commands.train", "train one policy from a store, then evaluate it", None),
-    "eval": Command("embodied.commands.eval", "evaluate a checkpoint on addressed starts", "run"),
-    "compare": Command("embodied.commands.compare", "compare evaluations, paired on their starts", "runs", True),
-    "replay": Command("embodied.commands.replay", "turn a rollout or a demonstration into a Rerun recording", "run"),
-    "bench": Command("embodied.commands.bench", "measure: bench sim, bench experts, bench policies", "what"),
-    "doctor": Command("embodied.commands.doctor", "what this machine can do, and how to add what is missing", None),
+    "collect": Command("embodied.commands.collect", "run a task's expert in simulation into a store"),
+    "train": Command("embodied.commands.train", "train one policy from a store, then evaluate it"),
+    "eval": Command("embodied.commands.eval", "evaluate a checkpoint on addressed starts", ("run",)),
+    "compare": Command("embodied.commands.compare", "compare evaluations, paired on their starts", ("runs",), True),
+    "replay": Command("embodied.commands.replay", "turn a rollout or a demonstration into a Rerun recording", ("run",)),
+    "data": Command(
+        "embodied.commands.data",
+        "look after a store: data verify, data repair, data stats",
+        ("what", "store"),
+        verbs=("repair", "stats", "verify"),
+    ),
+    "bench": Command(
+        "embodied.commands.bench",
+        "measure: bench sim, bench experts, bench policies",
+        ("what",),
+        verbs=("experts", "policies", "sim"),
+    ),
+    "doctor": Command("embodied.commands.doctor", "what this machine can do, and how to add what is missing"),
 }
 OPTIONS = {
     "--help": "this text; after a command: its groups and its configuration",
     "--version": "the version",
     "--install-completion": "bash, zsh or fish: print the completion script for that shell",
 }
+FAULTS_FOUND = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell reports SIGPIPE
@@ -56,8 +69,8 @@ READER_GONE = 141  # as a shell reports SIGPIPE
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `embodied` command.
 
-    Exits with 0; 2 after a mistake of the user (one line on stderr); 130 after Ctrl-C; 1 after an unexpected error
-    (with its traceback).
+    Exits with 0; 2 after a mistake of the user (one line on stderr); 130 after Ctrl-C; 1 where a check found faults,
+    or after an unexpected error (with its traceback).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -94,8 +107,10 @@ def _dispatch(words: list[str]) -> int:
 def usage(name: str) -> str:
     """How a command is called, in one line."""
     command = COMMANDS[name]
-    positional = {None: "", False: "RUN ", True: "RUN RUN ... "}[command.several if command.positional else None]
-    return f"embodied {name} {positional}[group=option] [key=value] [-m]"
+    words = [key.upper() for key in command.positionals]
+    if command.several:
+        words[-1] = f"{words[-1].removesuffix('S')} {words[-1].removesuffix('S')} ..."
+    return " ".join(["embodied", name, *words, "[group=option] [key=value] [-m]"])
 
 
 def _help() -> str:
@@ -136,6 +151,9 @@ def _shell_completion(words: list[str]) -> int:
 
     name, rest = completion.line_for_hydra(line, is_override)
     if name not in COMMANDS:
+        return 0
+    if verbs := completion.complete_verb(line, COMMANDS[name].verbs):
+        sys.stdout.write("".join(f"{verb}\n" for verb in verbs))
         return 0
     group, equals, begun = rest.rpartition(" ")[2].partition("=")
     options = group_options(group.lstrip("+").partition("@")[0]) if equals else []
@@ -218,7 +236,7 @@ def _flag(option: str) -> str:
 
 
 def _overrides(name: str, words: list[str]) -> list[str]:
-    """Hydra's words, with positionals turned into the command's main key.
+    """Hydra's words, with positionals turned into the command's main keys.
 
     Raises:
         UserError: a positional that the command does not take.
@@ -228,14 +246,14 @@ def _overrides(name: str, words: list[str]) -> list[str]:
     command = COMMANDS[name]
     overrides = [word for word in words if is_override(word)]
     positionals = [word for word in words if not is_override(word)]
-    if not positionals:
-        return overrides
-    if command.positional is None or (len(positionals) > 1 and not command.several):
-        stray = positionals[0] if command.positional is None else positionals[1]
+    keys = command.positionals
+    if len(positionals) > len(keys) and not command.several:
+        stray = positionals[len(keys)]
         raise UserError(expected=usage(name), found=f"the stray word '{stray}'", remedy="settings are key=value")
-    quoted = [quote(word) for word in positionals]
-    value = f"[{','.join(quoted)}]" if command.several else quoted[0]
-    return [f"{command.positional}={value}", *overrides]
+    values = [quote(word) for word in positionals]
+    if command.several and len(values) >= len(keys):
+        values[len(keys) - 1 :] = [f"[{','.join(values[len(keys) - 1 :])}]"]
+    return [*(f"{key}={value}" for key, value in zip(keys, values, strict=False)), *overrides]
 
 
 def _check(name: str, overrides: list[str], options: Namespace) -> None:
@@ -253,7 +271,7 @@ def _check(name: str, overrides: list[str], options: Namespace) -> None:
         raise UserError(
             expected=f"a value for {', '.join(missing)}",
             found="none",
-            remedy=f"usage: {usage(name)}" if missing[0] == COMMANDS[name].positional else f"add {missing[0]}=...",
+            remedy=f"usage: {usage(name)}" if missing[0] in COMMANDS[name].positionals else f"add {missing[0]}=...",
         )
 
 
@@ -269,6 +287,9 @@ class _Jobs:
         try:
             command = importlib.import_module(COMMANDS[self.name].module)
             summary: Path | None = command.run(config)
+        except FaultsFound as found:
+            self.status = self.status or FAULTS_FOUND
+            summary = found.summary
         except Exception as error:
             # The other jobs of a multirun go on. A launcher that runs us elsewhere brings the error back by itself.
             if os.getpid() != self._process:

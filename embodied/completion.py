@@ -67,6 +67,13 @@ def complete_command(line: str, commands: Collection[str], options: Collection[s
     return [candidate for candidate in candidates if candidate.startswith(words[-1])]
 
 
+def complete_verb(line: str, verbs: Collection[str]) -> list[str]:
+    """Candidates for the word after the command's name, where that is a verb; none if the cursor is elsewhere."""
+    words = line.split()
+    begun = "" if line.endswith((" ", "\t")) or len(words) < 3 else words.pop()
+    return [f"{verb} " for verb in sorted(verbs) if verb.startswith(begun)] if len(words) == 2 else []
+
+
 def line_for_hydra(line: str, is_override: Callable[[str], bool]) -> tuple[str, str]:
     """The command's name, and the line without it and without positionals, as Hydra wants to complete it."""
     try:

@@ -1,4 +1,6 @@
-"""The one exception for mistakes that a user can mend: it is printed as a sentence, without a stack trace."""
+"""The exception for mistakes that a user can mend, printed as a sentence without a stack trace; and that of checks."""
+
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -16,6 +18,17 @@ class UserError(Exception):
     def __reduce__(self):
         # Keyword-only arguments: without this a worker process could not send the error to its parent.
         return _rebuild, (type(self), self.expected, self.found, self.remedy)
+
+
+class FaultsFound(Exception):
+    """A check ran to its end and found faults, which it has printed: the exit status has to tell.
+
+    `summary` is the path of its summary.json.
+    """
+
+    def __init__(self, summary: Path) -> None:
+        self.summary = summary
+        super().__init__(summary)
 
 
 def _rebuild(kind: type[UserError], expected: str, found: str, remedy: str) -> UserError:
