@@ -25,7 +25,7 @@ ROWS = (
     ("commands",),
     ("run_directory", "configuration"),
     ("value_types",),
-    ("training", "evaluation", "serving", "replay", "collection", "benchmarks"),
+    ("training", "evaluation", "serving", "replay", "collection", "benchmarks", "conversion"),
     ("policies", "sim", "datasets"),
     ("ray_pool",),
     (
