@@ -43,9 +43,9 @@ COMMANDS = {
     "replay": Command("embodied.commands.replay", "turn a rollout or a demonstration into a Rerun recording", ("run",)),
     "data": Command(
         "embodied.commands.data",
-        "look after a store: data verify, data repair, data stats",
+        "look after a store: data verify, data repair, data stats, data convert",
         ("what", "store"),
-        verbs=("repair", "stats", "verify"),
+        verbs=("convert", "repair", "stats", "verify"),
     ),
     "bench": Command(
         "embodied.commands.bench",

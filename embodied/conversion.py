@@ -33,6 +33,11 @@ IMPORTERS: dict[str, Callable[[Path, Path, Stated], list[str]]] = {
 }
 
 
+def is_known(path: Path) -> bool:
+    """Whether something in a known format lies at `path`, as far as names tell."""
+    return (path / "zarr.json").is_file() or is_robomimic(path) or is_replay_buffer(path)
+
+
 def format_of(path: Path) -> str:
     """The format of what lies at `path`, a key of `FORMATS`.
 

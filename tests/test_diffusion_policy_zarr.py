@@ -238,6 +238,16 @@ class TestOriginal:
 
     @pytest.mark.heavy
     def test_how_well_people_did(self, store):
-        episodes = [store.episode(index) for index in range(len(store))]
-        assert np.mean([episode.reward.max() for episode in episodes]) == pytest.approx(0.946, abs=0.001)
-        assert np.mean([episode.success_ever for episode in episodes]) == pytest.approx(0.034, abs=0.001)
+        """They stopped at the action that brought the block home, whose outcome is not in the data: replayed, it is."""
+        task = PushTKeypoints()
+        recorded, replayed = [], []
+        for index in range(len(store)):
+            episode = store.episode(index)
+            recorded.append(episode.reward.max())
+            task.reset_to(episode.physics[0])
+            steps = [task.step(action) for action in episode.action]
+            replayed.append((max(step.reward for step in steps), any(step.info["success"] for step in steps)))
+        assert np.mean(recorded) == pytest.approx(0.892, abs=0.001)
+        reward, success = np.mean(replayed, axis=0)
+        assert reward == pytest.approx(0.946, abs=0.003)
+        assert success == pytest.approx(0.034, abs=0.01)

@@ -1,4 +1,4 @@
-"""`embodied data`: look after a store. `verify` and `repair` are here, `stats` in data_stats."""
+"""`embodied data`: look after a store. `verify` and `repair` are here, `stats` and `convert` in files of their own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from embodied.catalog import nearest
-from embodied.commands import data_stats
+from embodied.commands import data_convert, data_stats
 from embodied.console import Progress, say
+from embodied.conversion import is_known
 from embodied.datasets.faults import Fault
 from embodied.datasets.open_store import check_store, is_original, looks_like_store
 from embodied.datasets.original_check import OriginalCheck
@@ -44,8 +45,9 @@ def run(config: DictConfig) -> Path:
             found=f"resume={config.resume}",
             remedy="name the store; it is looked at anew",
         )
-    path = find_store(Path(str(config.store)), str(config.run_root))
-    return VERBS[config.what](path, config)
+    given = Path(str(config.store))
+    is_foreign = config.what == "convert" and is_known(given)
+    return VERBS[config.what](given if is_foreign else find_store(given, str(config.run_root)), config)
 
 
 def find_store(given: Path, run_root: str) -> Path:
@@ -189,4 +191,5 @@ VERBS: dict[str, Callable[[Path, DictConfig], Path]] = {
     "verify": _verify,
     "repair": _repair,
     "stats": lambda path, config: data_stats.run(path, config, open_run),
+    "convert": lambda path, config: data_convert.run(path, config, open_run),
 }
