@@ -50,7 +50,7 @@ def _of_element(element: Json, is_binary: bool) -> list[tuple[str, str]]:
     if is_binary or middle >= MIDDLE_SHARE * span:
         return []
     text = (
-        f"{name}: 99 % of the values lie in {middle / span:.0%} of the range {element['minimum']:.4g} to "
+        f"{name}: 99 % of the values lie in {middle / span:.1%} of the range {element['minimum']:.4g} to "
         f"{element['maximum']:.4g}: outliers stretch it, and scaling leaves the rest little room; look at them"
     )
     return [("outliers", text)]

@@ -151,7 +151,7 @@ def black(episodes):
 
 WARNINGS = {
     constant: ("constant", "state/position y never varies (0.25): a policy can learn nothing from it"),
-    outliers: ("outliers", "state/position z: 99 % of the values lie in 1% of the range -"),
+    outliers: ("outliers", "state/position z: 99 % of the values lie in 0.5% of the range -"),
     saturated: ("saturated", "action dx is at its upper bound in 20% of the steps: what the demonstrator wanted"),
     standing_still: (
         "idle",

@@ -160,10 +160,10 @@ def test_the_lock_satisfies_the_project_and_its_developers():
     versions = locked()
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    for line in [*project["dependencies"], *extras["dev"], *extras["tasks"]]:
+    for line in [*project["dependencies"], *extras["dev"], *extras["tasks"], *extras["ray"]]:
         requirement = Requirement(line)
         if requirement.name == project["name"]:
-            assert requirement.extras == {"tasks"}, "the developers' extra is expected to bring the other one"
+            assert requirement.extras == {"tasks", "ray"}, "the developers' extra is expected to bring the others"
             continue
         assert requirement.specifier.contains(versions[requirement.name], prereleases=True), line
 

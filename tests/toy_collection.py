@@ -31,13 +31,18 @@ class SlowReachTask(ReachTask):
         return super().step(action)
 
 
-# At import: the worker processes import this file, too.
-catalog.TASKS["toy/reach"] = f"{__name__}:SlowReachTask"
-catalog.EXPERTS["toy/reach"] = f"{ReachExpert.__module__}:ReachExpert"
+def register() -> None:
+    catalog.TASKS["toy/reach"] = f"{__name__}:SlowReachTask"
+    catalog.EXPERTS["toy/reach"] = f"{ReachExpert.__module__}:ReachExpert"
+
+
+if __name__ in ("__main__", "__mp_main__"):  # the worker processes import this file, too
+    register()
 
 
 def in_catalog(make_recorder):
-    """The recorder, in a process that came to know the toy task by importing this file."""
+    """The recorder, in a process of somebody else's that does not know the toy task yet."""
+    register()
     return make_recorder()
 
 
@@ -45,9 +50,8 @@ def main(path: Path, episodes: int, workers: int) -> None:
     settings = toy_settings(episodes=episodes)
     plan = {"expected_episodes": episodes, "provenance": {"collection": vars(settings)}}
     with EpisodeStore.create(path, SlowReachTask().spec, **plan) as store:
-        collect(
-            store, {"name": "toy/reach"}, settings, functools.partial(on_processes, workers=workers), lambda store: None
-        )
+        engine = functools.partial(on_processes, workers=workers)
+        collect(store, {"name": "toy/reach"}, settings, engine, lambda store: None, hang_after_s=0.5)
 
 
 if __name__ == "__main__":
