@@ -65,7 +65,7 @@ class ZarrV2Group:
             raise ValueError(f"{name} claims {info.file_size / 1e6:,.0f} MB")
         try:
             return json.loads(self._archive.read(info))
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, RuntimeError) as error:
             raise ValueError(str(error)) from error
 
     def array_keys(self, folder: str) -> list[str]:
