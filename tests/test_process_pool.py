@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
-import signal
 
 import pytest
+from pool_workers import make_mortal, make_square, make_suicide
 
 from embodied.errors import UserError
 from embodied.process_pool import ProcessPool
-
-
-def _square(item):
-    return item * item
-
-
-def make_square():
-    return _square
-
-
-def make_suicide():
-    return lambda item: os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_processes_give_results_in_order():
@@ -33,19 +20,6 @@ def test_processes_that_die_again_and_again_are_reported():
     message = "expected 1 simulation processes that live to the end; found 3 that died one after another"
     with ProcessPool(make_suicide, 1) as pool, pytest.raises(UserError, match=message):
         list(pool.map(range(2)))
-
-
-def make_mortal(folder):
-    """Dies at every third item, but only the first time that it is given."""
-
-    def work(item):
-        trace = folder / str(item)
-        if item % 3 == 1 and not trace.exists():
-            trace.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return item * item
-
-    return work
 
 
 @pytest.mark.parametrize("workers", [1, 2])

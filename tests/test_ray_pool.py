@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import sys
 
 import pytest
+from pool_workers import make_mortal, make_square, make_suicide
 from toy_collection import SlowReachTask, in_catalog
 from toy_specs import toy_settings
 
@@ -41,30 +41,11 @@ def disconnected(cluster):
     ray.shutdown()
 
 
-def make_square():
-    return lambda item: item * item
-
-
 def make_refusal():
     def refuse(item):
         raise UserError(expected="less", found=str(item), remedy="ask for less")
 
     return refuse
-
-
-def make_suicide():
-    return lambda item: os.kill(os.getpid(), signal.SIGKILL)
-
-
-def make_mortal(folder):
-    def work(item):
-        trace = folder / str(item)
-        if item % 3 == 1 and not trace.exists():
-            trace.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return item * item
-
-    return work
 
 
 def test_results_come_in_order_and_workers_default_to_the_cluster_s_cores(cluster):
