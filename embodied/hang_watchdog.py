@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
-import sys
 import time
 
 from embodied.errors import UserError
 
+STDERR = 2  # the descriptor: `sys.stderr` may have been replaced
 REARM_S = 1.0  # arming starts a thread; signs of life that follow sooner change nothing
 
 
@@ -42,5 +42,5 @@ class HangWatchdog:
     def sign_of_life(self) -> None:
         now_s = time.monotonic()
         if self._armed_s is None or now_s - self._armed_s >= REARM_S:
-            faulthandler.dump_traceback_later(self._limit_s + REARM_S, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(self._limit_s + REARM_S, exit=True, file=STDERR)
             self._armed_s = now_s
