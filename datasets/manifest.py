@@ -70,8 +70,7 @@ class Line:
     number: int  # from 1
     size: int  # bytes
     row: EpisodeRow | DroppedRow | None  # None: not a manifest row
-    is_last: bool
-    is_whole: bool  # it ends in a new-line, which is written with the row
+    is_torn: bool  # the last one, without the new-line that is written with the row
 
 
 class Manifest:
@@ -81,11 +80,11 @@ class Manifest:
         """Read the manifest; a last line that a crash tore is left out, and overwritten by the next `append`.
 
         Raises:
-            UserError: the file is missing, or a line other than the last is not a manifest row.
+            UserError: the file is missing, or a line that was written whole is not a manifest row.
         """
         self._clear(path)
         for line in read_lines(path):
-            if line.row is None and not line.is_last:
+            if line.row is None and not line.is_torn:
                 raise self._unreadable(f"line {line.number}, which is not a manifest row")
             if line.row is None:
                 self.torn = True
@@ -192,7 +191,7 @@ def read_lines(path: Path) -> list[Line]:
         raise _unreadable(path, str(error.strerror)) from error
     last = len(lines)
     return [
-        Line(number, len(line), _parse(line), number == last, line.endswith(b"\n"))
+        Line(number, len(line), _parse(line), number == last and not line.endswith(b"\n"))
         for number, line in enumerate(lines, start=1)
     ]
 

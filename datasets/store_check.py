@@ -110,7 +110,7 @@ class StoreCheck:
         self.rows = list(self.manifest.episodes)
 
     def _add_damaged_line(self, line: Line) -> None:
-        if line.is_whole or not line.is_last:
+        if not line.is_torn:
             self._add("manifest", f"line {line.number} is not a manifest row", files=(MANIFEST_NAME,))
         elif self.writer is None:
             found = f"the last line, {line.number}, is torn: a write was interrupted"

@@ -122,6 +122,18 @@ def test_a_broken_line_inside_the_manifest(store_class, make_store, line):
         store_class.open(folder)
 
 
+def test_a_whole_last_line_that_is_damaged_is_no_torn_one(store_class, make_store):
+    """It may have committed an episode: a writer must not cut it off, nor the rows behind it."""
+    folder = make_store(2)
+    lines = (folder / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    damaged = lines[0] + lines[1].replace(b'"kept"', b'"kepu"')
+    (folder / "manifest.jsonl").write_bytes(damaged)
+    for writable in (False, True):
+        with pytest.raises(UserError, match=r"readable manifest at .*; found line 2, which is not a manifest row"):
+            store_class.open(folder, writable=writable)
+    assert (folder / "manifest.jsonl").read_bytes() == damaged
+
+
 def test_a_gap_in_the_manifest(store_class, make_store):
     folder = make_store(3)
     lines = (folder / "manifest.jsonl").read_bytes().splitlines(keepends=True)
