@@ -28,7 +28,9 @@ def check_kinds(defaults: DictConfig, config: DictConfig, keys: list[str]) -> No
     """
     for key in keys:
         default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)
-        kind = KINDS.get(key.rpartition(".")[2]) or _kind(default)
+        kind = _kind(default)
+        if kind not in (list, dict):
+            kind = KINDS.get(key.rpartition(".")[2], kind)
         if kind is None or (value is None and default is None) or _is_of(kind, value):
             continue
         example = "" if default is None else f", for example {key}={default}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from toy_collection import HANGS
 
-from embodied.benchmarks.collection_kills import collect_under_kills
+from embodied.benchmarks.collection_kills import CommittedEpisodes, collect_under_kills
 from embodied.datasets.episode_inbox import FOLDER
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.datasets.manifest import MANIFEST_NAME
@@ -23,23 +23,12 @@ def command(store: Path, episodes: int = EPISODES, workers: int = 2) -> list[str
     return [sys.executable, str(SCRIPT), str(store), str(episodes), str(workers)]
 
 
-def progress_of(store: Path):
-    """Whether the manifest grew since the last call."""
-    sizes = [0]
-
-    def grew() -> bool:
-        manifest = store / MANIFEST_NAME
-        sizes.append(manifest.stat().st_size if manifest.exists() else 0)
-        return sizes[-1] > sizes[-2]
-
-    return grew
-
-
 def test_ten_kills_leave_what_nobody_had_disturbed(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole, workers=1), check=True, capture_output=True)
+    committed = CommittedEpisodes(killed)
     counts = collect_under_kills(
-        command(killed), progress_of(killed), kills=10, longest_wait_s=0.3, seed=0, log=tmp_path / "log"
+        command(killed), committed.grew, kills=10, longest_wait_s=0.3, seed=0, log=tmp_path / "log"
     )
     assert counts.committers + counts.workers == 10 and counts.committers and counts.workers
     assert counts.starts == counts.committers + 1
@@ -49,6 +38,19 @@ def test_ten_kills_leave_what_nobody_had_disturbed(tmp_path):
         store.episode(index, verify=True)
     assert store.content_hash() == expected.content_hash() and not store.ignored
     assert not (killed / FOLDER).exists()
+    assert committed.seen <= {row.id for row in store.rows} and not committed.lost and not committed.doubled
+
+
+def test_episodes_that_go_away_or_come_twice_are_seen(tmp_path):
+    path = tmp_path / "store"
+    subprocess.run(command(path, 3, workers=1), check=True, capture_output=True)
+    lines = (path / MANIFEST_NAME).read_bytes().splitlines(keepends=True)
+    committed = CommittedEpisodes(path)
+    (path / MANIFEST_NAME).write_bytes(b"".join(lines[:2]))
+    assert committed.grew() and not committed.grew()
+    (path / MANIFEST_NAME).write_bytes(b"".join([lines[0], *lines[2:], lines[2]]))
+    assert committed.grew()
+    assert (committed.lost, committed.doubled) == ({"base-00000001"}, {"base-00000002"})
 
 
 def test_a_process_that_hangs_is_replaced(tmp_path, monkeypatch):

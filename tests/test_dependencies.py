@@ -20,6 +20,7 @@ FOLDERS = {
 
 # From the top down. A unit imports only units of the rows below its own, and itself; never one of its own row.
 ROWS = (
+    ("__main__",),
     ("cli",),
     ("completion",),
     ("commands",),

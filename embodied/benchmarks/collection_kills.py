@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from embodied.datasets.manifest import MANIFEST_NAME, EpisodeRow, read_lines
 from embodied.errors import UserError
 
 PATIENCE_S = 120.0  # without any progress
@@ -24,6 +25,29 @@ class Kills:
     committers: int
     workers: int
     starts: int
+
+
+class CommittedEpisodes:
+    """What the manifest of a store that somebody else writes has committed, and whether any of it goes away again."""
+
+    def __init__(self, store: Path) -> None:
+        self._manifest = store / MANIFEST_NAME
+        self._size = 0
+        self.seen: set[str] = set()  # ids
+        self.lost: set[str] = set()  # seen, and missing later
+        self.doubled: set[str] = set()  # committed by two lines at once
+
+    def grew(self) -> bool:
+        """Whether there are more than at the last call."""
+        size = self._manifest.stat().st_size if self._manifest.exists() else 0
+        if size == self._size:
+            return False
+        self._size, before = size, len(self.seen)
+        ids = [line.row.id for line in read_lines(self._manifest) if isinstance(line.row, EpisodeRow)]
+        self.lost |= self.seen.difference(ids)
+        self.doubled |= {id for id in ids if ids.count(id) > 1} if len(set(ids)) < len(ids) else set()
+        self.seen.update(ids)
+        return len(self.seen) > before
 
 
 def collect_under_kills(

@@ -1,4 +1,4 @@
-"""`embodied bench`: measure, side by side with peers. `bench sim` is here, `experts` and `policies` in bench_matrix."""
+"""`embodied bench`: measure, side by side with peers. `bench sim` is here, the others in files of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from embodied.benchmarks.simulation import BareProcess, SimulationBenchmark, measure
 from embodied.catalog import BARE_ENVIRONMENTS, lookup, make_task, nearest, task_config
-from embodied.commands import bench_matrix
+from embodied.commands import bench_collection, bench_matrix
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
 from embodied.run_directory import SUMMARY, RunDirectory
@@ -19,7 +19,8 @@ from embodied.summaries import describe_machine
 from embodied.types import Json
 
 MATRICES = ("experts", "policies")
-BENCHMARKS = ("sim", *MATRICES)
+COLLECTIONS = ("collect", "kills")
+BENCHMARKS = ("sim", *COLLECTIONS, *MATRICES)
 PAGE, ROWS = "sim.md", "sim.json"
 COLUMNS = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset s")
 
@@ -37,6 +38,8 @@ def run(config: DictConfig) -> Path:
         )
     if config.what in MATRICES:
         return bench_matrix.run(config)
+    if config.what in COLLECTIONS:
+        return bench_collection.run(config)
     directory = RunDirectory.open("bench", str(config.what), config, volatile=("results",))
     with directory.lock():
         if directory.is_finished:
