@@ -50,6 +50,7 @@ class Column:
     dtype: np.dtype
     row_shape: tuple[int, ...]
     holds: str | None  # the store's key that it becomes: "state/<name>", "action", ...; None: it is left out
+    elements: tuple[str, ...] = ()  # what the file calls each value of a row; () where it does not say
 
     @property
     def size(self) -> int:

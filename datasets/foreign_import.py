@@ -196,6 +196,8 @@ def _draft(data: ForeignEpisodes, stated: Stated, action: list[Column]) -> TaskS
 
 
 def _elements(column: Column, name: str) -> list[str]:
+    if column.elements:
+        return list(column.elements)
     prefix = name if column.holds == "action" else column.key.rpartition("/")[2]
     return [f"{prefix}_{index}" for index in range(column.size)]
 

@@ -10,6 +10,9 @@ from embodied.catalog import nearest
 from embodied.datasets.diffusion_policy_zarr import DiffusionPolicyZarr
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.datasets.foreign_episodes import Stated
+from embodied.datasets.lerobot_dataset import import_lerobot, is_lerobot
+from embodied.datasets.lerobot_export import export_lerobot, export_lerobot_video
+from embodied.datasets.lerobot_hub import fetched, is_hub_source
 from embodied.datasets.replay_buffer_zarr import export_replay_buffer, import_replay_buffer, is_replay_buffer
 from embodied.datasets.robomimic_hdf5 import export_robomimic, import_robomimic, is_robomimic
 from embodied.errors import UserError
@@ -20,14 +23,19 @@ from embodied.types import Json
 OURS = "embodied"
 FORMATS = {
     OURS: "an episode store of this program (a folder)",
+    "lerobot": "LeRobotDataset v3 (a folder, or hub:owner/name; v2.1 is read, too)",
+    "lerobot_video": "the same, written with cameras as video",
     "replay_buffer": "Zarr v2 of Diffusion Policy and UMI (a folder, or one file *.zarr.zip)",
     "robomimic": "HDF5 of robomimic and robosuite (one file)",
 }
 EXPORTERS: dict[str, Callable[[DemonstrationStore, Path], list[str]]] = {
+    "lerobot": export_lerobot,
+    "lerobot_video": export_lerobot_video,
     "replay_buffer": export_replay_buffer,
     "robomimic": export_robomimic,
 }
 IMPORTERS: dict[str, Callable[[Path, Path, Stated], list[str]]] = {
+    "lerobot": import_lerobot,
     "replay_buffer": import_replay_buffer,
     "robomimic": import_robomimic,
 }
@@ -35,7 +43,16 @@ IMPORTERS: dict[str, Callable[[Path, Path, Stated], list[str]]] = {
 
 def is_known(path: Path) -> bool:
     """Whether something in a known format lies at `path`, as far as names tell."""
-    return (path / "zarr.json").is_file() or is_robomimic(path) or is_replay_buffer(path)
+    return (path / "zarr.json").is_file() or is_robomimic(path) or is_replay_buffer(path) or is_lerobot(path)
+
+
+def located(source: str) -> Path:
+    """The path that `source` names; a dataset on the hub ("hub:owner/name") is fetched first.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
+    return fetched(source) if is_hub_source(source) else Path(source)
 
 
 def format_of(path: Path) -> str:
@@ -50,6 +67,8 @@ def format_of(path: Path) -> str:
         return "robomimic"
     if is_replay_buffer(path):
         return "replay_buffer"
+    if is_lerobot(path):
+        return "lerobot"
     raise UserError(
         expected=f"demonstrations in a known format at {path}",
         found="something else" if path.exists() else "nothing",
@@ -61,6 +80,7 @@ def convert(source: str, target: str, format: str, stated: Stated | None = None)
     """Write the demonstrations at `source` to `target`, where nothing is unless all went well.
 
     Args:
+        source: a path, or hub:owner/name.
         format: of the target, a key of `FORMATS`; that of the source is found by looking at it.
         stated: what the source does not say itself. With the spec of a Push-T task, demonstrations in Diffusion
             Policy's format are exported as that task shows them.
@@ -74,7 +94,7 @@ def convert(source: str, target: str, format: str, stated: Stated | None = None)
     """
     if format not in FORMATS:
         raise UserError(expected="a known format", found=f"'{format}'", remedy=nearest(format, FORMATS))
-    here, there, stated = Path(source), Path(target), stated or Stated()
+    here, there, stated = located(source), Path(target), stated or Stated()
     source_format = format_of(here)
     if source_format == format == OURS:
         raise UserError(

@@ -160,10 +160,12 @@ def test_the_lock_satisfies_the_project_and_its_developers():
     versions = locked()
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    for line in [*project["dependencies"], *extras["dev"], *extras["tasks"], *extras["ray"]]:
+    for line in [*project["dependencies"], *extras["dev"], *extras["tasks"], *extras["ray"], *extras["lerobot"]]:
         requirement = Requirement(line)
         if requirement.name == project["name"]:
-            assert requirement.extras == {"tasks", "ray"}, "the developers' extra is expected to bring the others"
+            assert requirement.extras == {"tasks", "ray", "lerobot"}, (
+                "the developers' extra is expected to bring the others"
+            )
             continue
         assert requirement.specifier.contains(versions[requirement.name], prereleases=True), line
 

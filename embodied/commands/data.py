@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from embodied.catalog import nearest
 from embodied.commands import data_convert, data_stats
 from embodied.console import Progress, say
-from embodied.conversion import is_known
+from embodied.conversion import is_known, located
 from embodied.datasets.faults import Fault
 from embodied.datasets.open_store import check_store, is_original, looks_like_store
 from embodied.datasets.original_check import OriginalCheck
@@ -45,7 +45,7 @@ def run(config: DictConfig) -> Path:
             found=f"resume={config.resume}",
             remedy="name the store; it is looked at anew",
         )
-    given = Path(str(config.store))
+    given = located(str(config.store)) if config.what == "convert" else Path(str(config.store))
     is_foreign = config.what == "convert" and is_known(given)
     return VERBS[config.what](given if is_foreign else find_store(given, str(config.run_root)), config)
 
