@@ -42,45 +42,46 @@ def fetched(source: str) -> Path:
         )
     import httpx
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     name, revision = match["name"], match["revision"]
+    words = f"the dataset {name}{f' at {revision}' if revision else ''}"
     try:
         return Path(snapshot_download(name, repo_type="dataset", revision=revision))
-    except LocalEntryNotFoundError as error:
-        loaded = _of_lerobot(name, revision)
-        if loaded is not None:
-            return loaded
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.ConnectError, httpx.TimeoutException) as error:
+        here = _downloaded_before(name, revision)
+        if here is not None:
+            return here
         raise UserError(
-            expected=f"the dataset {name}{f' at {revision}' if revision else ''} from the hub, or a copy in the cache "
-            f"({constants.HF_HUB_CACHE})",
+            expected=f"{words} from the hub, or a copy in the cache ({constants.HF_HUB_CACHE})",
             found=str(error).strip().splitlines()[0],
             remedy="connect to the network, or copy the cache of a machine that has it (HF_HUB_CACHE names its folder)",
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise UserError(
-            expected=f"the dataset {name}{f' at {revision}' if revision else ''} on the hub",
+            expected=f"{words} on the hub",
             found=str(error).strip().splitlines()[0],
             remedy="check its name, and log in (`hf auth login`) if it is private",
         ) from error
 
 
-def _of_lerobot(name: str, revision: str | None) -> Path | None:
-    """What LeRobot itself has downloaded before, into a cache of its own."""
-    from huggingface_hub import snapshot_download
+def _downloaded_before(name: str, revision: str | None) -> Path | None:
+    """What lies in the hub's cache, or in LeRobot's own."""
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
     from lerobot.utils.constants import HF_LEROBOT_HUB_CACHE
 
     # LeRobot asks for its format's version where nobody names another revision.
     for wanted in (revision,) if revision else ("main", "v3.0"):
-        try:
-            return Path(
-                snapshot_download(
-                    name, repo_type="dataset", revision=wanted, cache_dir=HF_LEROBOT_HUB_CACHE, local_files_only=True
+        for cache in (constants.HF_HUB_CACHE, HF_LEROBOT_HUB_CACHE):
+            try:
+                return Path(
+                    snapshot_download(
+                        name, repo_type="dataset", revision=wanted, cache_dir=cache, local_files_only=True
+                    )
                 )
-            )
-        except LocalEntryNotFoundError:
-            continue
+            except LocalEntryNotFoundError:
+                continue
     return None
 
 

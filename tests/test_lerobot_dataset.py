@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -312,3 +315,32 @@ def test_a_record_that_does_not_fit(tmp_path, store_path):
     with pytest.raises(UserError, match="this program's record, meta/embodied.json"):
         import_lerobot(tmp_path / "b", tmp_path / "c.zarr")
     shutil.rmtree(tmp_path / "b")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("format", ["lerobot", "lerobot_video"])
+def test_lerobots_own_script_trains_a_step_on_it(tmp_path, store_path, format):
+    two_camera_store(store_path)
+    convert(str(store_path), str(tmp_path / "b"), format)
+    settings = {
+        **{"dataset.repo_id": "local/b", "dataset.root": tmp_path / "b", "output_dir": tmp_path / "out"},
+        **{"policy.type": "act", "policy.device": "cpu", "policy.push_to_hub": "false"},
+        **{"policy.chunk_size": 4, "policy.n_action_steps": 4, "policy.dim_model": 32, "policy.n_heads": 2},
+        **{"policy.dim_feedforward": 32, "policy.n_encoder_layers": 1, "policy.n_vae_encoder_layers": 1},
+        **{"policy.pretrained_backbone_weights": "null", "dataset.video_backend": "pyav"},
+        **{"steps": 1, "batch_size": 2, "num_workers": 0, "log_freq": 1, "save_freq": 1, "wandb.enable": "false"},
+    }
+    words = [sys.executable, "-m", "lerobot.scripts.lerobot_train", *(f"--{k}={v}" for k, v in settings.items())]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    (checkpoint,) = (tmp_path / "out" / "checkpoints").glob("[0-9]*")
+    config = json.loads((checkpoint / "pretrained_model" / "config.json").read_text())
+    # What the policy sees and does, and nothing that only this program recorded.
+    assert config["input_features"] == {
+        "observation.state": {"type": "STATE", "shape": [4]},
+        "observation.images.front": {"type": "VISUAL", "shape": [3, 48, 40]},
+        "observation.images.wrist": {"type": "VISUAL", "shape": [3, 36, 36]},
+    }
+    assert config["output_features"] == {"action": {"type": "ACTION", "shape": [2]}}
+    assert (checkpoint / "pretrained_model" / "model.safetensors").is_file()
