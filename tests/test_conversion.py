@@ -23,7 +23,8 @@ DOCS = Path(__file__).parent.parent / "docs" / "formats.md"
 
 
 @pytest.mark.parametrize(
-    ("name", "format"), [("b.zarr", "replay_buffer"), ("b.zarr.zip", "replay_buffer"), ("b.hdf5", "robomimic")]
+    ("name", "format"),
+    [("b.zarr", "replay_buffer"), ("b.zarr.zip", "replay_buffer"), ("b.hdf5", "robomimic"), ("b", "lerobot")],
 )
 def test_there_and_back(tmp_path, store_path, name, format):
     store = EpisodeStore.open(fill_store(EpisodeStore, store_path, 4))
@@ -95,3 +96,5 @@ def test_the_examples_of_the_guide_run(tmp_path, monkeypatch):
         runpy.run_path(f"{number}.py")
     assert EpisodeStore.open("pusht.zarr").spec.control_hz == 10
     assert EpisodeStore.open("lift.zarr").spec == SPEC
+    hashes = {EpisodeStore.open(name).content_hash() for name in ("demonstrations.zarr", "lift.zarr", "lift_2.zarr")}
+    assert len(hashes) == 1

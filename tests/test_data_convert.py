@@ -17,7 +17,9 @@ def store(tmp_path):
     return fill_store(EpisodeStore, tmp_path / "own.zarr", 3)
 
 
-@pytest.mark.parametrize(("format", "file"), [("robomimic", "there.hdf5"), ("replay_buffer", "there.zarr.zip")])
+@pytest.mark.parametrize(
+    ("format", "file"), [("robomimic", "there.hdf5"), ("replay_buffer", "there.zarr.zip"), ("lerobot", "there")]
+)
 def test_there_and_back_is_the_same_content(store, tmp_path, capsys, format, file):
     there, back = tmp_path / file, tmp_path / "back.zarr"
     summary = data("convert", store, to=format, target=there)
