@@ -69,8 +69,8 @@ def features(kind: str) -> Json:
     }
 
 
-def write_v3(path: Path, kind: str = "image") -> Path:
-    """As a recording session of LeRobot's writes it."""
+def write_v3(path: Path, kind: str = "image", file_mb: float | None = None) -> Path:
+    """As a recording session of LeRobot's writes it; a file holds as many episodes as fit into `file_mb`."""
     dataset = LeRobotDataset.create(
         "local/recorded",
         fps=FPS,
@@ -79,6 +79,8 @@ def write_v3(path: Path, kind: str = "image") -> Path:
         robot_type="so100",
         use_videos=kind == "video",
         video_backend="pyav",
+        data_files_size_in_mb=file_mb,
+        video_files_size_in_mb=file_mb,
     )
     for episode, length in enumerate(LENGTHS):
         for step in range(length):

@@ -187,6 +187,19 @@ def test_episodes_are_read_in_any_order(recorded):
     data.close()
 
 
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_episodes_in_several_files(tmp_path, kind):
+    path = write_v3(tmp_path / "a", kind, file_mb=0.001)
+    assert len(list((path / "data").rglob("*.parquet"))) == 3
+    assert len(list((path / "videos").rglob("*.mp4"))) == (3 if kind == "video" else 0)
+    import_lerobot(path, tmp_path / "ours.zarr")
+    store, theirs = EpisodeStore.open(tmp_path / "ours.zarr"), read_by_lerobot(path)
+    for row in range(len(theirs)):
+        image = image_of(theirs[row], "observation.images.top")
+        np.testing.assert_array_equal(store.read_rows("image/top", row, row + 1)[0], image)
+        np.testing.assert_array_equal(store.read_rows("action", row, row + 1)[0], theirs[row]["action"].numpy())
+
+
 def test_many_instructions_in_an_episode(tmp_path):
     path = tmp_path / "many"
     feature = {"action": {"dtype": "float32", "shape": (2,), "names": None}}
