@@ -54,7 +54,7 @@ def import_episodes(data: ForeignEpisodes, store_path: str | Path, stated: State
             if stated.action:
                 arrays["action"] = np.concatenate([_floats(data, index, c, rounded) for c in action], axis=1)
             if success:
-                arrays["success"] = data.read(index, success).reshape(length, -1).any(axis=1)
+                arrays["success"] = np.any(data.read(index, success).reshape(length, -1), axis=1)
             store.commit(_episode(spec, arrays, {"seed": index, **data.details(index)}))
     return _left_behind(data, columns, action, rounded, made_up if record is None else [])
 

@@ -67,7 +67,8 @@ def find_store(given: Path, run_root: str) -> Path:
             remedy=error.remedy,
         ) from error
     summary = read_summary(collected / SUMMARY) if (collected / SUMMARY).is_file() else {}
-    named = Path(str(OmegaConf.load(collected / "config.yaml").get("store") or summary.get("store") or ""))
+    configured = OmegaConf.select(OmegaConf.load(collected / "config.yaml"), "store")
+    named = Path(str(configured or summary.get("store") or ""))
     for path in (collected / DEMONSTRATIONS, named):
         if looks_like_store(path):
             return path
