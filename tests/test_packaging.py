@@ -160,12 +160,11 @@ def test_the_lock_satisfies_the_project_and_its_developers():
     versions = locked()
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    for line in [*project["dependencies"], *extras["dev"], *extras["tasks"], *extras["ray"], *extras["lerobot"]]:
+    brought = ("tasks", "ray", "lerobot", "shards")
+    for line in [*project["dependencies"], *extras["dev"], *(line for name in brought for line in extras[name])]:
         requirement = Requirement(line)
         if requirement.name == project["name"]:
-            assert requirement.extras == {"tasks", "ray", "lerobot"}, (
-                "the developers' extra is expected to bring the others"
-            )
+            assert requirement.extras == set(brought), "the developers' extra brings the others"
             continue
         assert requirement.specifier.contains(versions[requirement.name], prereleases=True), line
 
