@@ -10,7 +10,7 @@ import numpy as np
 
 from embodied.datasets.data_warnings import data_warnings
 from embodied.datasets.episode_measures import StoreMeasures, action_ranges, measure_store
-from embodied.datasets.image_rows import BLOCK_ROWS
+from embodied.datasets.mapped_images import BLOCK_ROWS
 from embodied.errors import UserError
 from embodied.protocols import DemonstrationStore
 from embodied.types import Json, Statistics

@@ -1,40 +1,54 @@
-"""Camera images of a store for training: all in memory where they fit, else read from the store as they are needed."""
+"""Camera images of a store for training: from a memory map where they fit on the disk, else from the shards."""
 
 from __future__ import annotations
 
+import shutil
+import threading
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
-import psutil
 
+from embodied.console import say
+from embodied.datasets.mapped_images import is_mapped, map_images
 from embodied.protocols import DemonstrationStore
 from embodied.types import CameraSpec
 
-# Share of the memory that is free at the start which images may fill; they are copied out of the store once.
-MEMORY_SHARE = 0.5
-BLOCK_ROWS = 512  # decoded at once on the way into memory
+DISK_SHARE = 0.5  # of the disk's free space, which decoded images may fill
 
 
 class ImageRows:
     """The images of some cameras, by the row of their control step. Nothing is read before it is asked for."""
 
     def __init__(
-        self, store: DemonstrationStore, cameras: Iterable[CameraSpec], *, most_bytes: int | None = None
+        self,
+        store: DemonstrationStore,
+        cameras: Iterable[CameraSpec],
+        *,
+        cache: Path | None = None,
+        most_bytes: int | None = None,
     ) -> None:
         """
         Args:
             cameras: those to read; the store's others are left alone.
-            most_bytes: memory that the images may take together; None for half of what is free now.
+            cache: folder for decoded images (`map_images`); None to read the shards.
+            most_bytes: that the decoded images may take on the disk together; None for half of what is free.
         """
         self._store = store
         self._cameras = tuple(cameras)
-        self._most_bytes = most_bytes
-        self._memory: dict[str, np.ndarray] | None = None  # None before the first request
+        self._cache, self._most_bytes = cache, most_bytes
+        self._mapped: dict[str, np.ndarray] | None = None  # None before the first request
+        self._opening = threading.Lock()  # training reads ahead while it validates
 
     @property
     def bytes(self) -> int:
         """Of all images, decoded."""
-        return self._store.total_steps * sum(camera.height * camera.width * 3 for camera in self._cameras)
+        return sum(self._camera_bytes(camera) for camera in self._cameras)
+
+    @property
+    def are_mapped(self) -> bool:
+        """Whether they come from a memory map; decided, and made, at the first request."""
+        return bool(self._mapped)
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The images at these rows, int64 [...]: of each camera uint8 [... h w 3].
@@ -42,29 +56,35 @@ class ImageRows:
         Raises:
             UserError: damaged data.
         """
-        if self._memory is None:
-            self._memory = self._load()
+        with self._opening:
+            if self._mapped is None:
+                self._mapped = self._open()
         return {
-            camera.name: self._memory[camera.name][rows] if self._memory else self._read(camera.name, rows)
+            camera.name: self._mapped[camera.name][rows] if self._mapped else self._read(camera.name, rows)
             for camera in self._cameras
         }
 
-    def _load(self) -> dict[str, np.ndarray]:
-        most = MEMORY_SHARE * psutil.virtual_memory().available if self._most_bytes is None else self._most_bytes
-        if self.bytes > most:
+    def _open(self) -> dict[str, np.ndarray]:
+        if self._cache is None or not self._fits(self._cache):
             return {}
-        return {camera.name: self._load_camera(camera) for camera in self._cameras}
+        try:
+            return {camera.name: map_images(self._store, camera, self._cache) for camera in self._cameras}
+        except OSError as error:
+            say(f"images are read from the shards of {self._store.path}: {self._cache}: {error.strerror or error}")
+            return {}
 
-    def _load_camera(self, camera: CameraSpec) -> np.ndarray:
-        steps = self._store.total_steps
-        images = np.empty((steps, camera.height, camera.width, 3), np.uint8)
-        for start in range(0, steps, BLOCK_ROWS):
-            end = min(start + BLOCK_ROWS, steps)
-            images[start:end] = self._store.read_rows(f"image/{camera.name}", start, end)
-        return images
+    def _fits(self, cache: Path) -> bool:
+        if self._most_bytes is not None and self.bytes > self._most_bytes:
+            return False
+        missing = [camera for camera in self._cameras if not is_mapped(self._store, camera, cache)]
+        existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+        return sum(map(self._camera_bytes, missing)) <= DISK_SHARE * shutil.disk_usage(existing).free
+
+    def _camera_bytes(self, camera: CameraSpec) -> int:
+        return self._store.total_steps * camera.height * camera.width * 3
 
     def _read(self, camera: str, rows: np.ndarray) -> np.ndarray:
-        """Each run of neighbours at once: the frames of a history share a chunk."""
+        """Every row once, and each run of neighbours together: the frames of a history share a chunk."""
         wanted, places = np.unique(rows, return_inverse=True)
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
         images = [self._store.read_rows(f"image/{camera}", int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -117,7 +117,7 @@ class WindowSampler:
 
     def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
         """The order of all windows in one epoch: int64 [len], the same for the same arguments."""
-        return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(self))
+        return permutation(seed, epoch, len(self))
 
     def batches(
         self, seed: int, batch_size: int, start_step: int = 0, *, rank: int = 0, world: int = 1
@@ -134,27 +134,45 @@ class WindowSampler:
         Raises:
             UserError: a batch size below 1 or not divisible by `world`.
         """
-        if batch_size < 1 or batch_size % world:
-            raise UserError(
-                expected=f"a batch size that {world} process(es) can share equally",
-                found=str(batch_size),
-                remedy=f"choose a positive multiple of {world}",
-            )
-        share = batch_size // world
-        return self._slices(seed, batch_size, start_step, rank * share, share)
+        share = check_share(batch_size, world)
+        return epoch_batches(lambda epoch: self.epoch_order(seed, epoch), batch_size, start_step, rank, share)
 
-    def _slices(self, seed: int, batch_size: int, start_step: int, offset: int, share: int) -> Iterator[np.ndarray]:
-        known_epoch, order = -1, np.empty(0, np.int64)
-        for step in itertools.count(start_step):
-            position, wanted, parts = step * batch_size + offset, share, []
-            while wanted:
-                epoch, place = divmod(position, len(self))
-                if epoch != known_epoch:
-                    known_epoch, order = epoch, self.epoch_order(seed, epoch)
-                parts.append(order[place : place + wanted])
-                wanted -= len(parts[-1])
-                position += len(parts[-1])
-            yield np.concatenate(parts)
+
+def permutation(seed: int, number: int, size: int) -> np.ndarray:
+    """A permutation of 0 .. size - 1 that depends on the arguments alone: int64 [size]."""
+    return np.random.Generator(np.random.Philox(key=[seed, number])).permutation(size)
+
+
+def check_share(batch_size: int, world: int) -> int:
+    """How many windows of a batch each of `world` processes gets.
+
+    Raises:
+        UserError: a batch size below 1 or not divisible by `world`.
+    """
+    if batch_size < 1 or batch_size % world:
+        raise UserError(
+            expected=f"a batch size that {world} process(es) can share equally",
+            found=str(batch_size),
+            remedy=f"choose a positive multiple of {world}",
+        )
+    return batch_size // world
+
+
+def epoch_batches(
+    epoch_order: Callable[[int], np.ndarray], batch_size: int, start_step: int, rank: int, share: int
+) -> Iterator[np.ndarray]:
+    """One process's slices of batch `start_step` and on, of a stream of epochs that `epoch_order` gives by number."""
+    known_epoch, order = 0, epoch_order(0)
+    for step in itertools.count(start_step):
+        position, wanted, parts = step * batch_size + rank * share, share, []
+        while wanted:
+            epoch, place = divmod(position, len(order))
+            if epoch != known_epoch:
+                known_epoch, order = epoch, epoch_order(epoch)
+            parts.append(order[place : place + wanted])
+            wanted -= len(parts[-1])
+            position += len(parts[-1])
+        yield np.concatenate(parts)
 
 
 def split_episodes(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

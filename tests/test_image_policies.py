@@ -20,6 +20,7 @@ from embodied.evaluation.episodes import check_policy_fits
 from embodied.policies.encoders import image_encoder
 from embodied.policies.policy_file import PolicyDescription, load_policy, read_description, save_policy
 from embodied.session import Session
+from embodied.training.data import DataSettings
 from embodied.training.job import TrainingJob
 from embodied.types import Observation, TaskSpec
 
@@ -223,11 +224,17 @@ class TestTraining:
         assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
         assert result == uninterrupted[1]
 
-    def test_images_read_as_they_are_needed_give_the_same_weights(self, tmp_path, store, uninterrupted, monkeypatch):
-        monkeypatch.setattr("embodied.datasets.image_rows.MEMORY_SHARE", 0.0)
-        image_job(tmp_path, store).run(quiet)
-        ours, theirs = tensors(tmp_path), tensors(uninterrupted[0])
+    @pytest.mark.parametrize("ahead", [0, 2])
+    @pytest.mark.parametrize("mapped", [False, True])
+    def test_images_from_shards_or_a_map_ahead_or_not_give_the_same_weights(
+        self, tmp_path, store, uninterrupted, mapped, ahead
+    ):
+        data = DataSettings(image_cache=tmp_path / "cache" if mapped else None, read_ahead=ahead)
+        run = tmp_path / "run"
+        dataclasses.replace(image_job(run, store), data=data).run(quiet)
+        ours, theirs = tensors(run), tensors(uninterrupted[0])
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        assert len(list(tmp_path.glob("cache/*/*.npy"))) == (len(SPEC.cameras) if mapped else 0)
 
     def test_crops_are_random_in_training_and_central_otherwise(self, store, uninterrupted):
         built, _ = load_policy(uninterrupted[0] / "checkpoints" / "step_0000006")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import shutil
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from made_episodes import SPEC, make_episode
 from pusht_data import made_arrays, write_zarr_v2
 
-from embodied.datasets import image_rows
+from embodied.datasets import image_rows, mapped_images
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.datasets.image_rows import ImageRows
 from embodied.datasets.open_store import open_store
@@ -25,7 +26,7 @@ FRONT, WRIST = CameraSpec("front", 24, 24), CameraSpec("wrist", 12, 16)
 TWO_CAMERAS = dataclasses.replace(SPEC, cameras=(FRONT, WRIST))
 EPISODES = 5
 BYTES_A_STEP = (24 * 24 + 12 * 16) * 3
-PLACES = {"in memory": 10**9, "from the store": 0}
+PLACES = {"from a memory map": 10**9, "from the shards": 0}
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,8 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(params=PLACES.values(), ids=PLACES)
-def most_bytes(request):
-    return request.param
+def place(request, tmp_path):
+    return {"cache": tmp_path / "cache", "most_bytes": request.param}
 
 
 class Watched:
@@ -62,11 +63,11 @@ def sampler(store, images, history=3, **options):
 
 @pytest.mark.parametrize("history", [1, 2, 5])
 @pytest.mark.parametrize("episodes", [None, [3], [4, 0]])
-def test_windows_show_what_the_episodes_hold(store, most_bytes, history, episodes):
+def test_windows_show_what_the_episodes_hold(store, place, history, episodes):
     """Step by step: the history up to t, the episode's first image before it."""
     windows = sampler(
         store,
-        ImageRows(store, TWO_CAMERAS.cameras, most_bytes=most_bytes),
+        ImageRows(store, TWO_CAMERAS.cameras, **place),
         history,
         episodes=None if episodes is None else np.array(episodes),
     )
@@ -85,32 +86,32 @@ def test_windows_show_what_the_episodes_hold(store, most_bytes, history, episode
         assert window.images[name].dtype == np.uint8
 
 
-def test_the_same_window_twice_in_a_batch(store, most_bytes):
-    images = sampler(store, ImageRows(store, [FRONT], most_bytes=most_bytes)).gather(np.array([7, 2, 7])).images
+def test_the_same_window_twice_in_a_batch(store, place):
+    images = sampler(store, ImageRows(store, [FRONT], **place)).gather(np.array([7, 2, 7])).images
     np.testing.assert_array_equal(images["front"][0], images["front"][2])
     assert (images["front"][0] != images["front"][1]).any()
 
 
-def test_images_go_with_the_states_of_their_rows(store, most_bytes):
-    window = sampler(store, ImageRows(store, [WRIST], most_bytes=most_bytes)).gather(np.arange(9))
+def test_images_go_with_the_states_of_their_rows(store, place):
+    window = sampler(store, ImageRows(store, [WRIST], **place)).gather(np.arange(9))
     rows = store.read("state/position"), store.read("image/wrist")
     for state, images in zip(window.state[:, -1, :3], window.images["wrist"][:, -1], strict=True):
         row = np.flatnonzero((rows[0] == state).all(1))
         assert len(row) == 1 and (rows[1][row[0]] == images).all()
 
 
-def test_cameras_that_nobody_sees_are_not_read(store, most_bytes):
+def test_cameras_that_nobody_sees_are_not_read(store, place):
     watched = Watched(store)
-    window = sampler(watched, ImageRows(watched, [WRIST], most_bytes=most_bytes)).gather(np.arange(6))
+    window = sampler(watched, ImageRows(watched, [WRIST], **place)).gather(np.arange(6))
     assert set(window.images) == {"wrist"} and {key for key, _, _ in watched.seen} == {"image/wrist"}
     watched.seen.clear()
     assert sampler(watched, None).gather(np.arange(6)).images == {} and watched.seen == []
 
 
-def test_nothing_is_read_before_the_first_window_and_nothing_twice_where_it_fits(store, monkeypatch):
-    monkeypatch.setattr(image_rows, "BLOCK_ROWS", 4)
+def test_nothing_is_read_before_the_first_window_and_nothing_twice_where_it_is_mapped(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped_images, "BLOCK_ROWS", 4)
     watched = Watched(store)
-    images = ImageRows(watched, TWO_CAMERAS.cameras)
+    images = ImageRows(watched, TWO_CAMERAS.cameras, cache=tmp_path)
     one, other = (sampler(watched, images, episodes=np.array(chosen)) for chosen in ([0, 1], [2]))
     assert watched.seen == []
     one.gather(np.arange(3))
@@ -118,6 +119,7 @@ def test_nothing_is_read_before_the_first_window_and_nothing_twice_where_it_fits
     blocks = [(end - 4 if end % 4 == 0 else end // 4 * 4, end) for end in ends]
     assert watched.seen == [(f"image/{name}", *block) for name in ("front", "wrist") for block in blocks]
     other.gather(np.arange(3))
+    sampler(watched, ImageRows(watched, [FRONT], cache=tmp_path)).gather(np.arange(3))  # a later run
     assert len(watched.seen) == 2 * len(blocks)
 
 
@@ -129,27 +131,70 @@ def test_a_history_is_read_from_the_store_at_once(store):
     assert watched.seen == [("image/front", 7, 11), ("image/front", 18, 21)]
 
 
-def test_images_are_kept_where_they_fit_the_bound_exactly(store):
+def test_images_are_mapped_where_they_fit_the_bound_exactly(store, tmp_path):
     total = store.total_steps * BYTES_A_STEP
-    for most, kept in ((total, True), (total - 1, False)):
-        images = ImageRows(store, TWO_CAMERAS.cameras, most_bytes=most)
+    for most, mapped in ((total - 1, False), (total, True)):
+        images = ImageRows(store, TWO_CAMERAS.cameras, cache=tmp_path, most_bytes=most)
         assert images.bytes == total
         images.gather(np.array([[0, 1]]))
-        assert bool(images._memory) == kept
+        assert images.are_mapped == mapped
 
 
-def test_half_of_the_free_memory_is_the_bound(store, monkeypatch):
+def test_half_of_the_free_disk_is_the_bound_for_what_is_not_there_yet(store, tmp_path, monkeypatch):
     total = store.total_steps * BYTES_A_STEP
-    for free, kept in ((2 * total, True), (2 * total - 2, False)):
-        memory = type("Memory", (), {"available": free})
-        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
-        images = ImageRows(store, TWO_CAMERAS.cameras)
+    for free, mapped in ((2 * total - 2, False), (2 * total, True), (0, True)):
+        usage = type("Usage", (), {"free": free})
+        monkeypatch.setattr(image_rows.shutil, "disk_usage", lambda _, usage=usage: usage)
+        images = ImageRows(store, TWO_CAMERAS.cameras, cache=tmp_path / "cache")
         images.gather(np.array([[0]]))
-        assert bool(images._memory) == kept
+        assert images.are_mapped == mapped
 
 
-def test_a_camera_that_the_store_lacks_is_named(store, most_bytes):
-    images = ImageRows(store, [CameraSpec("side", 8, 8)], most_bytes=most_bytes)
+def test_a_full_disk_leaves_nothing_half_written_and_the_shards_are_read(store, tmp_path, monkeypatch, capsys):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mapped_images.os, "fsync", full)
+    images = ImageRows(store, [FRONT], cache=tmp_path)
+    np.testing.assert_array_equal(images.gather(np.array([3]))["front"], store.read_rows("image/front", 3, 4))
+    assert not images.are_mapped and not list(tmp_path.rglob("*.npy*")) and not list(tmp_path.rglob("*.json"))
+    assert "images are read from the shards of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["marker", "truncated", "other rows"])
+def test_a_map_that_is_not_whole_is_made_again(store, tmp_path, damage):
+    ImageRows(store, [FRONT], cache=tmp_path).gather(np.array([0]))
+    file = tmp_path / store.content_hash() / "front.npy"
+    whole, marker = file.read_bytes(), file.with_suffix(".json")
+    if damage == "marker":
+        marker.unlink()
+        file.write_bytes(bytes(len(whole)))
+    elif damage == "truncated":
+        file.write_bytes(whole[:-1])
+    else:
+        marker.write_text(marker.read_text().replace(f"[{store.total_steps},", "[1,"))
+    images = ImageRows(store, [FRONT], cache=tmp_path)
+    np.testing.assert_array_equal(images.gather(np.arange(store.total_steps))["front"], store.read("image/front"))
+    assert file.read_bytes() == whole
+
+
+def test_numpy_reads_the_map(store, tmp_path):
+    mapped = mapped_images.map_images(store, WRIST, tmp_path)
+    assert not mapped.flags.writeable
+    (file,) = tmp_path.rglob("*.npy")
+    np.testing.assert_array_equal(np.load(file), store.read("image/wrist"), strict=True)
+
+
+def test_a_shard_that_is_gone_is_an_error_and_not_black_images(store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "copy")
+    (tmp_path / "copy" / "data" / "image" / "front" / "c" / "0" / "0" / "0" / "0").unlink()
+    images = ImageRows(EpisodeStore.open(tmp_path / "copy"), [FRONT])
+    with pytest.raises(UserError, match="rows 0 to 2 of 'image/front' intact"):
+        images.gather(np.array([0, 1]))
+
+
+def test_a_camera_that_the_store_lacks_is_named(store, place):
+    images = ImageRows(store, [CameraSpec("side", 8, 8)], **place)
     with pytest.raises(UserError, match="found 'image/side'"):
         images.gather(np.array([[0]]))
 
@@ -161,11 +206,11 @@ def test_images_reach_the_batch_as_bytes(store):
     np.testing.assert_array_equal(batch.images["front"].numpy(), window.images["front"])
 
 
-def test_human_push_t_images_likewise(tmp_path, most_bytes):
+def test_human_push_t_images_likewise(tmp_path, place):
     arrays = made_arrays()
     spec = task_spec("pusht/pixels", cameras=["board"], camera_size=24)
     store = open_store(write_zarr_v2(tmp_path / "human.zarr", arrays), spec)
-    windows = sampler(store, ImageRows(store, spec.cameras, most_bytes=most_bytes), history=2)
+    windows = sampler(store, ImageRows(store, spec.cameras, **place), history=2)
     for index, rows in ((0, [0, 0]), (29, [28, 29]), (30, [30, 30]), (75, [74, 75])):
         image = windows.gather(np.array([index])).images["board"]
         np.testing.assert_array_equal(image[0], arrays["data/img"][rows].astype(np.uint8), strict=True)

@@ -21,6 +21,7 @@ from embodied.policies.batch import Batch
 from embodied.policies.policy_file import load_policy
 from embodied.policies.seeded_noise import mixed_seed
 from embodied.training.checkpoint import checkpoint_paths, find_checkpoint, newest_description
+from embodied.training.data import DataSettings, TrainingData
 from embodied.training.job import TrainingJob, _worker, run_on_processes
 from embodied.training.loggers import JsonLines, check_loggers
 from embodied.training.loop import TrainingSettings
@@ -58,7 +59,7 @@ def job(folder, store, settings=SETTINGS, **changes):
     folder.mkdir(exist_ok=True)
     return TrainingJob(
         folder=folder,
-        store=store,
+        stores=(store,) if not isinstance(store, tuple) else store,
         spec=changes.pop("spec", toy_spec()),
         task={"name": "toy/reach"},
         policy=changes.pop("policy", SDP),
@@ -264,7 +265,9 @@ def test_fine_tuning_starts_from_the_weights_and_normalisation_of_the_checkpoint
 def test_fine_tuning_refuses_another_task_and_another_network(tmp_path, store, uninterrupted):
     other = dataclasses.replace(toy_spec(), task="toy/other")
     with pytest.raises(UserError, match="a checkpoint for task toy/other in init=.* found one for toy/reach"):
-        job(tmp_path, store, spec=other, init=str(uninterrupted[0]))._make_policy(EpisodeStore.open(store))
+        job(tmp_path, store, spec=other, init=str(uninterrupted[0]))._make_policy(
+            TrainingData([store], toy_spec(), DataSettings())
+        )
     with pytest.raises(UserError, match="the network of init=.*'width': 16.*found .*'width': 32"):
         job(tmp_path, store, network={**TINY, "width": 32}, init=str(uninterrupted[0])).run(quiet)
     with pytest.raises(UserError, match="a checkpoint in .* found no such folder"):
@@ -273,8 +276,8 @@ def test_fine_tuning_refuses_another_task_and_another_network(tmp_path, store, u
 
 def trained_in_one_process(job):
     """The weights after the job's steps and the mean loss, with each global batch in one process, slice by slice."""
-    store, settings = EpisodeStore.open(job.store), job.settings
-    policy, _ = job._make_policy(store)
+    store, settings = EpisodeStore.open(job.stores[0]), job.settings
+    policy, _ = job._make_policy(TrainingData(job.stores, job.spec, job.data))
     episodes, _ = split_episodes(len(store), settings.validation_share, job.seed)
     windows = WindowSampler.from_store(
         store, history=policy.history, horizon=policy.horizon, past=policy.past, episodes=episodes

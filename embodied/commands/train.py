@@ -16,19 +16,18 @@ from embodied.catalog import STATE_ENCODER, TASK_EXPERT
 from embodied.commands import collect as collect_command
 from embodied.commands import eval as eval_command
 from embodied.console import Progress, say
-from embodied.datasets.episode_store import check_specs, require_complete
-from embodied.datasets.open_store import open_store
 from embodied.errors import UserError
 from embodied.fingerprint import fingerprint
 from embodied.policies.policy_file import build_policy, read_description
 from embodied.run_directory import VOLATILE, RunDirectory, config_hash
 from embodied.training.checkpoint import find_checkpoint, newest_description
+from embodied.training.data import DataSettings, TrainingData
 from embodied.training.job import TrainingJob, run_on_processes
 from embodied.training.loggers import check_loggers
 from embodied.training.loop import TrainingSettings
-from embodied.types import TaskSpec
 
 SHARED_RUN_KEYS = ("run_root", "workers")
+HOW_READ = ("data.image_cache", "data.image_cache_gb", "data.read_ahead")
 WHERE_COLLECTED = tuple(f"collect.{key}" for key in collect_command.WHERE)
 
 
@@ -36,7 +35,7 @@ def run(config: DictConfig) -> Path:
     encoder = [] if config.encoder.name == STATE_ENCODER["name"] else [config.encoder.name]
     names = [config.task.name, config.policy.name, config.network.name, *encoder, f"seed{config.seed}"]
     config = _with_weights_content(collect_command.with_teacher_content(config))
-    directory = RunDirectory.open("train", "-".join(names), config, volatile=WHERE_COLLECTED)
+    directory = RunDirectory.open("train", "-".join(names), config, volatile=(*WHERE_COLLECTED, *HOW_READ))
     with directory.lock():
         if directory.is_finished:
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
@@ -73,16 +72,18 @@ def _train(directory: RunDirectory) -> Path:
     # Settings that do not fit must fail before minutes of collection and training.
     run_time_settings = build_policy(spec, policy, network, encoder).run_time_settings
     _check_settings(config, settings)
-    store = _store(directory)
-    _check_store(store, spec, config.data.allow_partial)
+    data = _data_settings(config)
+    stores = _stores(directory)
+    TrainingData(stores, spec, data, allow_partial=config.data.allow_partial)  # its mistakes are named here
     job = TrainingJob(
         folder=directory.path,
-        store=store,
+        stores=stores,
         spec=spec,
         task=task,
         policy=policy,
         network=network,
         encoder=encoder,
+        data=data,
         settings=settings,
         seed=config.seed,
         init=config.init,
@@ -90,9 +91,17 @@ def _train(directory: RunDirectory) -> Path:
         provenance={
             "config_hash": directory.config_hash,
             "method_hash": config_hash(
-                config, (*VOLATILE, *WHERE_COLLECTED, "seed", "eval", *(f"policy.{name}" for name in run_time_settings))
+                config,
+                (
+                    *VOLATILE,
+                    *WHERE_COLLECTED,
+                    *HOW_READ,
+                    "seed",
+                    "eval",
+                    *(f"policy.{name}" for name in run_time_settings),
+                ),
             ),
-            "store": str(store),
+            "store": ", ".join(map(str, stores)),
             "init": config.init,
             "code_version": embodied.__version__,
         },
@@ -144,11 +153,29 @@ def _shown(news: dict[str, float]) -> dict[str, float]:
     return {name.replace("_", " "): news[name] for name in ("loss", "validation_loss") if name in news}
 
 
-def _store(directory: RunDirectory) -> Path:
-    """The named store, or the demonstrations of `embodied collect` with this task and collection: made if missing."""
+def _data_settings(config: DictConfig) -> DataSettings:
+    data = _plain(config.data)
+    if data.get("weights") is not None and not isinstance(data["store"], list):
+        raise UserError(
+            expected="several stores to weight",
+            found=f"data.store={data['store']}",
+            remedy="name them as data.store=[one.zarr,other.zarr], or leave data.weights null",
+        )
+    cache = data.get("image_cache")
+    return DataSettings(
+        weights=None if data.get("weights") is None else tuple(data["weights"]),
+        image_cache=None if cache is None else Path(cache),
+        image_cache_gb=data.get("image_cache_gb"),
+        read_ahead=data.get("read_ahead", 0),  # a run that began before there was any
+    )
+
+
+def _stores(directory: RunDirectory) -> tuple[Path, ...]:
+    """The named stores, or the demonstrations of `embodied collect` with this task and collection: made if missing."""
     config = directory.config
     if config.data.store is not None:
-        return Path(config.data.store)
+        named = config.data.store
+        return (Path(named),) if isinstance(named, str) else tuple(Path(path) for path in named)
     collect_config = OmegaConf.create(
         {
             **{key: config[key] for key in SHARED_RUN_KEYS},
@@ -166,7 +193,7 @@ def _store(directory: RunDirectory) -> Path:
         wanted = f"{config.collect.episodes} with {_named(config.expert)}"
         say(f"no demonstrations of {config.task.name} yet: collecting {wanted}")
         collect_command.run(collect_config)
-    return collect_command.store_path(collection)
+    return (collect_command.store_path(collection),)
 
 
 def _named(expert: DictConfig) -> str:
@@ -174,12 +201,6 @@ def _named(expert: DictConfig) -> str:
     if expert.name == TASK_EXPERT["name"]:
         return "its expert"
     return f"the {expert.name} teacher {expert.get('path') or expert.get('target')}"
-
-
-def _check_store(path: Path, spec: TaskSpec, allow_partial: bool) -> None:
-    store = open_store(path, spec)
-    check_specs(store, spec)
-    require_complete(store, allow_partial)
 
 
 def _evaluate(directory: RunDirectory) -> dict[str, Any]:

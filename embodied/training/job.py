@@ -15,17 +15,12 @@ import numpy as np
 import torch
 
 from embodied.catalog import ENCODERS, STATE_ENCODER, lookup
-from embodied.datasets.episode_store import check_specs, require_complete
-from embodied.datasets.image_rows import ImageRows
-from embodied.datasets.open_store import open_store
-from embodied.datasets.window_sampler import WindowSampler, split_episodes
-from embodied.datasets.window_statistics import window_statistics
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import PolicyDescription, build_policy, load_policy
-from embodied.protocols import DemonstrationStore
 from embodied.training.checkpoint import find_checkpoint, newest_description
+from embodied.training.data import DataSettings, TrainingData
 from embodied.training.loop import Training, TrainingSettings
 from embodied.types import Json, Statistics, TaskSpec, Window
 
@@ -40,7 +35,7 @@ class TrainingJob:
     """What to train, on what, and where it is kept. Picklable, for other processes."""
 
     folder: Path  # the run directory
-    store: Path
+    stores: tuple[Path, ...]  # of one task; one or several
     spec: TaskSpec  # of the task that the policy is for
     task: Json
     policy: Json
@@ -51,6 +46,7 @@ class TrainingJob:
     allow_partial: bool
     provenance: Json
     encoder: Json = field(default_factory=lambda: dict(STATE_ENCODER))
+    data: DataSettings = field(default_factory=DataSettings)
 
     def run(self, report: Report) -> Json:
         """Train to the end, from the newest checkpoint if the folder holds one.
@@ -62,15 +58,10 @@ class TrainingJob:
             UserError: the store or the initial checkpoint does not fit the task, the store is not complete or not the
                 one that training began with, settings that do not fit, a damaged checkpoint, or training that diverges.
         """
-        store = open_store(self.store, self.spec)
-        check_specs(store, self.spec)
-        require_complete(store, self.allow_partial)
-        policy, statistics = self._make_policy(store)
-        training_episodes, validation_episodes = split_episodes(len(store), self.settings.validation_share, self.seed)
-        images = ImageRows(store, policy.inputs.cameras) if policy.inputs.cameras else None  # shared by both
-        train = _windows(store, policy, training_episodes, images)
-        validation = _windows(store, policy, validation_episodes, images) if len(validation_episodes) else None
-        content_hash = store.content_hash()
+        data = TrainingData(self.stores, self.spec, self.data, allow_partial=self.allow_partial)
+        policy, statistics = self._make_policy(data)
+        train, validation = data.split(policy, self.settings.validation_share, self.seed)
+        content_hash = data.content_hash
         self._check_same_store(content_hash)
         training = Training(policy, self.settings, self.seed, self.folder)
         training.restore()
@@ -84,17 +75,23 @@ class TrainingJob:
                 task=self.task,
                 statistics={key: value.to_json() for key, value in statistics.items()},
                 step=step,
-                provenance={**self.provenance, "store_content_hash": content_hash, "seed": self.seed},
+                provenance={
+                    **self.provenance,
+                    "store_content_hash": content_hash,
+                    "seed": self.seed,
+                    **({"stores": data.parts()} if len(self.stores) > 1 else {}),
+                },
             )
 
-        training.run(train, validation, description, report)
+        ahead = self.data.read_ahead if policy.inputs.cameras else 0  # states alone take no time
+        training.run(train, validation, description, report, ahead)
         return {
             "parameters": sum(parameter.numel() for parameter in policy.parameters()),
             "steps": training.step,
             "loss": training.loss,
             "validation_loss": training.validation_loss,
             "windows": len(train),
-            "store": {"episodes": len(store), "steps": store.total_steps, "content_hash": content_hash},
+            "store": data.describe(),
         }
 
     def _check_same_store(self, content_hash: str) -> None:
@@ -102,20 +99,21 @@ class TrainingJob:
         begun = newest_description(self.folder)
         begun_hash = begun.provenance["store_content_hash"] if begun else content_hash
         if begun_hash != content_hash:
+            stores = ", ".join(map(str, self.stores))
             raise UserError(
-                expected=f"{self.store} with the content that {self.folder} is trained on, {begun_hash[:12]}",
+                expected=f"{stores} with the content that {self.folder} is trained on, {begun_hash[:12]}",
                 found=f"content {content_hash[:12]}",
                 remedy="bring back the store as it was, or train on this one as a new run, with another name=",
             )
 
-    def _make_policy(self, store: DemonstrationStore) -> tuple[DenoisingPolicy, dict[str, Statistics]]:
-        """A policy with fresh or initial weights, fitted to the store, and the store's statistics."""
+    def _make_policy(self, data: TrainingData) -> tuple[DenoisingPolicy, dict[str, Statistics]]:
+        """A policy with fresh or initial weights, fitted to the data, and the data's statistics."""
         torch.manual_seed(self.seed)  # of the fresh weights; nothing else draws from the global generator
         policy = build_policy(self.spec, self.policy, self.network, self.encoder)
-        statistics = store.statistics([*(f"state/{state.name}" for state in policy.inputs.state), "action"])
+        statistics = data.statistics(policy)
         state = join_statistics([statistics[f"state/{spec.name}"] for spec in policy.inputs.state])
         if not policy.actions.is_identity:
-            statistics[LEARNED_ACTION] = window_statistics(_windows(store, policy), _learned_rows(policy))
+            statistics[LEARNED_ACTION] = data.window_statistics(policy, _learned_rows(policy))
         policy.fit_normalizers(state, statistics.get(LEARNED_ACTION, statistics["action"]))
         if self.init is not None:
             self._take_weights(policy)
@@ -152,23 +150,6 @@ class TrainingJob:
                 found=f"{self.network}, policy {self.policy}",
                 remedy="use the same network=, policy.history, policy.horizon",
             ) from error
-
-
-def _windows(
-    store: DemonstrationStore,
-    policy: DenoisingPolicy,
-    episodes: np.ndarray | None = None,
-    images: ImageRows | None = None,
-) -> WindowSampler:
-    return WindowSampler.from_store(
-        store,
-        history=policy.history,
-        horizon=policy.horizon,
-        past=policy.past,
-        episodes=episodes,
-        inputs=policy.inputs,
-        images=images,
-    )
 
 
 def _learned_rows(policy: DenoisingPolicy) -> Callable[[Window], np.ndarray]:

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.optim.swa_utils import AveragedModel
 
+from embodied.datasets.read_ahead import ReadAhead
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy
@@ -193,6 +194,7 @@ class Training:
         validation: WindowSource | None,
         description: Callable[[int], PolicyDescription],
         report: Callable[[int, dict[str, float]], None],
+        read_ahead: int = 0,
     ) -> None:
         """Train up to the last step; `step`, `loss` and `validation_loss` are then those of the end.
 
@@ -200,6 +202,7 @@ class Training:
             train, validation: sources of windows.
             description: of the policy at a given step, for its checkpoints.
             report: told of every finished step and its figures (empty for most steps).
+            read_ahead: batches that a thread gathers before they are asked for.
         """
         log = JsonLines(self.folder / "training.jsonl", self.step) if self.accelerator.is_main_process else None
         if self._trackers and self.accelerator.is_main_process:
@@ -209,26 +212,25 @@ class Training:
         begun_s, begun_step = time.perf_counter(), self.step
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         batches = train.batches(self.seed, self.settings.batch_size, self.step, rank=rank, world=world)
-        while self.step < self.settings.steps:
-            self._losses.append(
-                self._train_step(Batch.from_window(train.gather(next(batches)), self.accelerator.device))
-            )
-            last = self.step == self.settings.steps
-            news: dict[str, float] = {}
-            if self.step % LOG_EVERY == 0 or last:
-                self.loss = news["loss"] = self._finite_mean(self._losses)
-                news["learning_rate"] = self.settings.learning_rate * self.settings.learning_rate_at(self.step - 1)
-                news["steps_per_s"] = (self.step - begun_step) / (time.perf_counter() - begun_s)
-                self._losses.clear()
-            if validation is not None and (self.step % self.settings.validation_every == 0 or last):
-                self.validation_loss = news["validation_loss"] = self._validate(validation)
-            if news:
-                if log is not None:
-                    log.write(self.step, news)
-                self.accelerator.log(news, step=self.step)
-            if self.step % self.settings.checkpoint_every == 0 or last:
-                self.save(description)
-            report(self.step, news)
+        with ReadAhead(train, batches, read_ahead) as windows:
+            while self.step < self.settings.steps:
+                self._losses.append(self._train_step(Batch.from_window(next(windows), self.accelerator.device)))
+                last = self.step == self.settings.steps
+                news: dict[str, float] = {}
+                if self.step % LOG_EVERY == 0 or last:
+                    self.loss = news["loss"] = self._finite_mean(self._losses)
+                    news["learning_rate"] = self.settings.learning_rate * self.settings.learning_rate_at(self.step - 1)
+                    news["steps_per_s"] = (self.step - begun_step) / (time.perf_counter() - begun_s)
+                    self._losses.clear()
+                if validation is not None and (self.step % self.settings.validation_every == 0 or last):
+                    self.validation_loss = news["validation_loss"] = self._validate(validation)
+                if news:
+                    if log is not None:
+                        log.write(self.step, news)
+                    self.accelerator.log(news, step=self.step)
+                if self.step % self.settings.checkpoint_every == 0 or last:
+                    self.save(description)
+                report(self.step, news)
         self.accelerator.end_training()
 
     def _train_step(self, batch: Batch) -> torch.Tensor:
