@@ -132,7 +132,7 @@ def whole_shares(weights: Sequence[float], count: int) -> tuple[int, ...]:
             found=f"{len(weights)}",
             remedy="give data.weights in the order of data.store, or leave it null",
         )
-    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+    if not all(isinstance(weight, int | float) and math.isfinite(weight) and weight > 0 for weight in weights):
         raise UserError(
             expected="weights above 0",
             found=str(list(weights)),

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pusht_data import made_arrays, write_zarr_v2
 from safetensors.torch import load_file
 from test_training import job, quiet
 from toy_specs import toy_episodes, toy_spec
 
+from embodied.cli import main
+from embodied.commands import train
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.datasets.window_sampler import WindowSampler
 from embodied.errors import UserError
@@ -98,6 +101,8 @@ def test_a_store_of_another_task_is_named_with_the_difference(tmp_path, stores):
     partial = make_store(tmp_path / "partial.zarr", toy_episodes(2), complete=False)
     with pytest.raises(UserError, match="3 episodes in .*partial.zarr; found 2 kept"):
         TrainingData([*stores, partial], toy_spec(), DataSettings())
+    with pytest.raises(UserError, match="at least one store; found none"):
+        TrainingData((), toy_spec(), DataSettings())
     with pytest.raises(UserError, match="2 weights, one for each store"):
         TrainingData(stores, toy_spec(), DataSettings(weights=(1,)))
 
@@ -134,3 +139,38 @@ def test_two_processes_see_each_window_exactly_once_an_epoch(tmp_path, whole):
     halves = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     stream = np.concatenate(halves, axis=1).ravel()[: total * epochs].reshape(epochs, total)
     assert [sorted(epoch) for epoch in stream] == [list(range(total))] * epochs
+
+
+SMALL = ["training.steps=2", "training.batch_size=8", "network.width=16", "network.depth=1", "network.heads=2"]
+EVALUATED = {"k": 0, "n": 1, "rate": 0.0, "low": 0.0, "high": 1.0}
+
+
+def command(tmp_path, *words):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "task=pusht/state", f"run_root={tmp_path}", *SMALL, *words])
+    return stop.value.code or 0
+
+
+@pytest.fixture
+def human_stores(tmp_path):
+    paths = tmp_path / "a.zarr", tmp_path / "b.zarr"
+    for path in paths:
+        write_zarr_v2(path, made_arrays())
+    return paths
+
+
+def test_the_command_mixes_several_stores(tmp_path, human_stores, monkeypatch, capsys):
+    result = {"path": "../eval", "setting": "made", "success": {"ever": EVALUATED, "last": EVALUATED}}
+    monkeypatch.setattr(train, "_evaluate", lambda directory: result)  # a simulation of minutes
+    stores = ",".join(map(str, human_stores))
+    assert command(tmp_path, f"data.store=[{stores}]", "data.weights=[0.75,0.25]") == 0
+    summary = json.loads(Path(capsys.readouterr().out.strip().splitlines()[-1]).read_text())
+    parts = [(part["path"], part["weight"]) for part in summary["store"]["parts"]]
+    assert parts == [(str(human_stores[0]), 0.75), (str(human_stores[1]), 0.25)]
+
+
+def test_the_command_names_weights_that_do_not_fit(tmp_path, human_stores, capsys):
+    assert command(tmp_path, f"data.store={human_stores[0]}", "data.weights=[1]") != 0
+    assert "expected several stores to weight" in capsys.readouterr().err
+    assert command(tmp_path, f"data.store=[{human_stores[0]},{human_stores[1]}]", "data.weights=[1]") != 0
+    assert "expected 2 weights, one for each store of data.store; found 1" in capsys.readouterr().err

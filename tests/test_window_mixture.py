@@ -77,6 +77,7 @@ def test_a_weighted_stream_goes_on_where_it_stopped_and_is_shared_out(start):
         ([1, 2], "3 weights, one for each store of data.store; found 2"),
         ([1, 0, 1], r"weights above 0; found \[1, 0, 1\]; leave a store without weight out"),
         ([1, float("nan"), 1], "weights above 0"),
+        ([1, "half", 1], r"weights above 0; found \[1, 'half', 1\]"),
         ([1, 0.123456789, 1], "exact within 1,000,000 draws; .* fewer digits"),
     ],
 )

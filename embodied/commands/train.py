@@ -175,7 +175,7 @@ def _stores(directory: RunDirectory) -> tuple[Path, ...]:
     config = directory.config
     if config.data.store is not None:
         named = config.data.store
-        return (Path(named),) if isinstance(named, str) else tuple(Path(path) for path in named)
+        return tuple(Path(str(path)) for path in (named if OmegaConf.is_list(named) else [named]))
     collect_config = OmegaConf.create(
         {
             **{key: config[key] for key in SHARED_RUN_KEYS},

@@ -16,6 +16,7 @@ from embodied.datasets.open_store import open_store
 from embodied.datasets.window_mixture import WindowMixture, mixed_statistics, whole_shares
 from embodied.datasets.window_sampler import WindowSampler, split_episodes
 from embodied.datasets.window_statistics import window_statistics
+from embodied.errors import UserError
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.protocols import DemonstrationStore, WindowSource
 from embodied.types import Json, Statistics, TaskSpec, Window
@@ -39,9 +40,11 @@ class TrainingData:
     ) -> None:
         """
         Raises:
-            UserError: a store that is not there, not complete or not of this task, or weights that do not fit.
+            UserError: no store, one that is not there, not complete or not of this task, or weights that do not fit.
         """
         self.paths, self.settings = tuple(paths), settings
+        if not paths:
+            raise UserError(expected="at least one store", found="none", remedy="name one with data.store=")
         if settings.weights is not None:
             whole_shares(settings.weights, len(paths))
         self.stores = [open_store(path, spec) for path in paths]
