@@ -103,14 +103,17 @@ class WindowSampler:
 
     def gather(self, indices: np.ndarray) -> Window:
         """The windows with these indices (0 .. len - 1), as one batch."""
-        row, first, last = (bound[indices][:, None] for bound in (self._row, self._first, self._last))
-        state_rows = np.maximum(row + np.arange(1 - self.history, 1), first)
-        wanted = row + np.arange(self.horizon) - self.past
-        action_rows = np.clip(wanted, first, last)
+        # `take` copies short rows about twice as fast as indexing does, and clipping by parts is faster than `np.clip`.
+        row, first, last = (bound.take(indices)[:, None] for bound in (self._row, self._first, self._last))
+        state_rows = row + np.arange(1 - self.history, 1)
+        np.maximum(state_rows, first, out=state_rows)
+        wanted = row + np.arange(-self.past, self.horizon - self.past)
+        action_rows = np.maximum(wanted, first)
+        np.minimum(action_rows, last, out=action_rows)
         valid = action_rows == wanted if self.representation == "delta" else np.ones(wanted.shape, bool)
         return Window(
-            state=self._state[state_rows],
-            action=self._action[action_rows],
+            state=self._state.take(state_rows, axis=0),
+            action=self._action.take(action_rows, axis=0),
             valid=valid,
             images=self._images.gather(state_rows) if self._images is not None else {},
         )
