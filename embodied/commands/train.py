@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,6 @@ def _train(directory: RunDirectory) -> Path:
     )
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-    begun_s = time.perf_counter()
     reached = newest_description(directory.path)
     done = reached.step if reached else 0
     if done:
@@ -116,7 +114,6 @@ def _train(directory: RunDirectory) -> Path:
     with Progress("train", settings.steps, "steps", done=done) as progress:
         result = run_on_processes(job, lambda step, news: progress.advance(step - progress.done, **_shown(news)))
         progress.advance(settings.steps - progress.done)
-    train_s = time.perf_counter() - begun_s
     evaluation = _evaluate(directory)
     return directory.write_summary(
         {
@@ -127,7 +124,6 @@ def _train(directory: RunDirectory) -> Path:
             **result,
             "checkpoint": str(find_checkpoint(directory.path).relative_to(directory.path)),
             "evaluation": evaluation,
-            "timings": {"train_s": train_s},
         }
     )
 

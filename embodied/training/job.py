@@ -92,6 +92,7 @@ class TrainingJob:
             "validation_loss": training.validation_loss,
             "windows": len(train),
             "store": data.describe(),
+            "timings": {"train_s": training.spent_s},
         }
 
     def _check_same_store(self, content_hash: str) -> None:

@@ -127,6 +127,8 @@ class Training:
         )
         self.model, self.optimizer = self.accelerator.prepare(policy, optimizer)
         self.step = 0
+        self._spent_s = 0.0  # by earlier starts of this run, up to its checkpoint
+        self._begun_s = time.perf_counter()
         self.loss: float | None = None  # the last one logged
         self.validation_loss: float | None = None
         self._losses: list[torch.Tensor] = []  # of the steps since
@@ -140,6 +142,11 @@ class Training:
     def averaged_policy(self) -> DenoisingPolicy:
         """The weights that are validated and deployed."""
         return self.average.module
+
+    @property
+    def spent_s(self) -> float:
+        """Of training, over all starts of this run; what a kill took away is not counted."""
+        return self._spent_s + time.perf_counter() - self._begun_s
 
     def _move_average(self, averages: Any, current: Any, count: Any) -> None:
         torch._foreach_lerp_(list(averages), list(current), 1.0 - self.settings.ema_decay_at(self.step))
@@ -159,6 +166,7 @@ class Training:
             self.average.load_state_dict(group("average."), strict=True)
             unpack_optimizer(self.optimizer, tensors, state["optimizer"])
             self.step = state["step"]
+            self._spent_s = state["timings"]["spent_s"]
             self.loss, self.validation_loss = state["loss"], state["validation_loss"]
             self._losses = list(torch.tensor(state["losses_since"], device=self.accelerator.device))
         return True
@@ -180,6 +188,7 @@ class Training:
             "losses_since": losses,
             "validation_loss": self.validation_loss,
             "optimizer": optimizer_state,
+            "timings": {"spent_s": self.spent_s},
         }
 
         def write(folder: Path) -> None:
