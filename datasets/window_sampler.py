@@ -58,12 +58,12 @@ class WindowSampler:
         chosen = _check_episodes(np.arange(len(ends)) if episodes is None else np.asarray(episodes), len(ends))
         self.history, self.horizon, self.past, self.representation = history, horizon, past, representation
         self._images = images
-        self._state = np.ascontiguousarray(state, np.float32)
-        self._action = np.ascontiguousarray(action, np.float32)
-        lengths = (ends - starts)[chosen]
-        self._row = np.concatenate([np.arange(starts[i], ends[i]) for i in chosen])
-        self._first = np.repeat(starts[chosen], lengths)
-        self._last = np.repeat(ends[chosen] - 1, lengths)
+        starts, ends = starts[chosen], ends[chosen]
+        self._state = _Slices(state, starts, ends, before=history - 1, after=0)
+        self._action = _Slices(action, starts, ends, before=past, after=horizon - past - 1)
+        self._row = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
+        self._first = np.repeat(starts, ends - starts)
+        self._last = np.repeat(ends - 1, ends - starts)
 
     @classmethod
     def from_store(
@@ -103,20 +103,24 @@ class WindowSampler:
 
     def gather(self, indices: np.ndarray) -> Window:
         """The windows with these indices (0 .. len - 1), as one batch."""
-        # `take` copies short rows about twice as fast as indexing does, and clipping by parts is faster than `np.clip`.
-        row, first, last = (bound.take(indices)[:, None] for bound in (self._row, self._first, self._last))
-        state_rows = row + np.arange(1 - self.history, 1)
-        np.maximum(state_rows, first, out=state_rows)
-        wanted = row + np.arange(-self.past, self.horizon - self.past)
-        action_rows = np.maximum(wanted, first)
-        np.minimum(action_rows, last, out=action_rows)
-        valid = action_rows == wanted if self.representation == "delta" else np.ones(wanted.shape, bool)
         return Window(
-            state=self._state.take(state_rows, axis=0),
-            action=self._action.take(action_rows, axis=0),
-            valid=valid,
-            images=self._images.gather(state_rows) if self._images is not None else {},
+            state=self._state.take(indices),
+            action=self._action.take(indices),
+            valid=self._valid(indices),
+            images=self._images.gather(self._state_rows(indices)) if self._images is not None else {},
         )
+
+    def _state_rows(self, indices: np.ndarray) -> np.ndarray:
+        """Rows of the history, int64 [B To]."""
+        rows = self._row.take(indices)[:, None] + np.arange(1 - self.history, 1)
+        return np.maximum(rows, self._first.take(indices)[:, None])
+
+    def _valid(self, indices: np.ndarray) -> np.ndarray:
+        if self.representation == "absolute":
+            return np.ones((len(indices), self.horizon), bool)
+        row, first, last = (bound.take(indices)[:, None] for bound in (self._row, self._first, self._last))
+        wanted = row + np.arange(-self.past, self.horizon - self.past)
+        return (first <= wanted) & (wanted <= last)
 
     def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
         """The order of all windows in one epoch: int64 [len], the same for the same arguments."""
@@ -139,6 +143,45 @@ class WindowSampler:
         """
         share = check_share(batch_size, world)
         return epoch_batches(lambda epoch: self.epoch_order(seed, epoch), batch_size, start_step, rank, share)
+
+
+class _Slices:
+    """For every step of some episodes the rows around it, in one piece.
+
+    The first and the last row of each episode are repeated in the copy that is kept, so that each slice is contiguous
+    and is copied by one move, where gathering its rows one by one takes about eight times as long.
+    """
+
+    def __init__(self, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, *, before: int, after: int) -> None:
+        """
+        Args:
+            rows: float32 [T d].
+            starts, ends: int64 [episodes], rows of each, ends exclusive.
+            before, after: rows of a slice on either side of its step.
+        """
+        repeated = [
+            np.clip(np.arange(start - before, end + after), start, end - 1)
+            for start, end in zip(starts, ends, strict=True)
+        ]
+        self._rows = np.ascontiguousarray(rows, np.float32).take(np.concatenate(repeated), axis=0)
+        self._shape = (before + 1 + after, rows.shape[1])
+        number_of_episode = np.repeat(np.arange(len(ends)), ends - starts)
+        self._begin = np.arange(len(number_of_episode)) + number_of_episode * (before + after)
+        row_bytes = self._rows.strides[0]
+        # One element a slice; neighbours overlap.
+        self._slices = np.ndarray(
+            len(self._rows) - before - after,
+            np.dtype((np.void, self._shape[0] * row_bytes)),
+            buffer=self._rows,
+            strides=(row_bytes,),
+        )
+
+    def take(self, steps: np.ndarray) -> np.ndarray:
+        """The slices around these steps (counted over all episodes): float32 [B before+1+after d]."""
+        begin = self._begin[steps]
+        if not self._shape[1]:  # nothing to copy, and no element to hold it
+            return np.empty((len(begin), *self._shape), np.float32)
+        return self._slices[begin].view(np.float32).reshape(-1, *self._shape)
 
 
 def permutation(seed: int, number: int, size: int) -> np.ndarray:
