@@ -40,6 +40,7 @@ class Stated:
     representation: Literal["absolute", "delta"] | None = None  # of the actions
     action: tuple[str, ...] = ()  # keys that side by side are the action, where none is called so
     success: str | None = None  # key of an array that is not 0 where the task has succeeded
+    filter_key: str | None = None  # of robomimic's files: only the demonstrations that this mask lists
 
 
 @dataclass(frozen=True)

@@ -140,13 +140,9 @@ def _masks(details: list[Json]) -> dict[str, list[int]]:
     return {"train": sorted({*range(len(details))} - {*valid.tolist()}), "valid": sorted(valid.tolist())}
 
 
-def import_robomimic(
-    path: str | Path, store_path: str | Path, stated: Stated | None = None, *, filter_key: str | None = None
-) -> list[str]:
-    """Make an episode store of the demonstrations, in the order of their numbers.
-
-    Args:
-        filter_key: only those that the mask of this name lists.
+def import_robomimic(path: str | Path, store_path: str | Path, stated: Stated | None = None) -> list[str]:
+    """Make an episode store of the demonstrations, in the order of their numbers; with `stated.filter_key` only of
+    those that the mask of this name lists.
 
     Returns:
         what was left out, rounded or made up, in words.
@@ -155,8 +151,9 @@ def import_robomimic(
         UserError: see `import_episodes`; a file that is cut off, keeps data elsewhere, or lacks env_args, actions or
             observations; demonstrations without steps, or whose arrays differ in length.
     """
+    stated = stated or Stated()
     with _opened(Path(path)) as file:
-        return import_episodes(RobomimicFile(Path(path), file, filter_key), store_path, stated or Stated())
+        return import_episodes(RobomimicFile(Path(path), file, stated.filter_key), store_path, stated)
 
 
 @contextmanager

@@ -96,6 +96,12 @@ def convert(source: str, target: str, format: str, stated: Stated | None = None)
         raise UserError(expected="a known format", found=f"'{format}'", remedy=nearest(format, FORMATS))
     here, there, stated = located(source), Path(target), stated or Stated()
     source_format = format_of(here)
+    if stated.filter_key is not None and source_format != "robomimic":
+        raise UserError(
+            expected="a filter key for one of robomimic's files alone",
+            found=f"stated.filter_key={stated.filter_key} for {here}, which is in the format '{source_format}'",
+            remedy="leave it out",
+        )
     if source_format == format == OURS:
         raise UserError(
             expected=f"another format than that of {here}", found=f"'{format}' for both", remedy="copy the folder"

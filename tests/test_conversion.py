@@ -35,6 +35,21 @@ def test_there_and_back(tmp_path, store_path, name, format):
     assert_same_store(EpisodeStore.open(tmp_path / "back.zarr"), store)
 
 
+def test_a_mask_chooses_demonstrations(tmp_path, store_path):
+    store = EpisodeStore.open(fill_store(EpisodeStore, store_path, 4))
+    convert(str(store_path), str(tmp_path / "b.hdf5"), "robomimic")
+    with h5py.File(tmp_path / "b.hdf5") as file:
+        chosen = [int(name.decode().removeprefix("demo_")) for name in file["mask/train"]]
+    assert len(chosen) == 3
+    for target, format in (("train.zarr", "embodied"), ("train.zarr.zip", "replay_buffer")):
+        result = convert(str(tmp_path / "b.hdf5"), str(tmp_path / target), format, Stated(filter_key="train"))
+        assert result["episodes"] == 3
+    back = EpisodeStore.open(tmp_path / "train.zarr")
+    assert [row.seed for row in back.rows] == [store.rows[index].seed for index in chosen]
+    with pytest.raises(UserError, match="filter key for one of robomimic's files alone; found stated.filter_key=train"):
+        convert(str(store_path), str(tmp_path / "c"), "lerobot", Stated(filter_key="train"))
+
+
 def test_from_one_foreign_format_to_another(tmp_path):
     arrays = made_arrays()
     write_zarr_v2(tmp_path / "human.zarr", arrays)

@@ -129,7 +129,7 @@ def test_and_goes_back_with_its_environment_and_masks(tmp_path, foreign):
 
 
 def test_success_and_a_mask_may_be_named(tmp_path, foreign):
-    import_robomimic(foreign, tmp_path / "ours.zarr", Stated(success="rewards"), filter_key="train")
+    import_robomimic(foreign, tmp_path / "ours.zarr", Stated(success="rewards", filter_key="train"))
     store = EpisodeStore.open(tmp_path / "ours.zarr")
     assert [(row.length, row.first_success) for row in store.rows] == [(6, 5), (4, 3)]
     assert store.provenance["source"]["made_up"] == ["executed", "time_s"]
@@ -150,9 +150,9 @@ def test_rewards_that_nobody_recorded_are_zeros_and_said_so(tmp_path):
 class TestBadFiles:
     """One sentence each; the target is not made."""
 
-    def refused(self, path: Path, match: str, **words) -> None:
+    def refused(self, path: Path, match: str, stated: Stated | None = None) -> None:
         with nothing_left_in(path.parent), pytest.raises(UserError, match=match):
-            import_robomimic(path, path.parent / "ours.zarr", **words)
+            import_robomimic(path, path.parent / "ours.zarr", stated)
 
     def changed(self, path: Path, key: str, values) -> None:
         with h5py.File(path, "r+") as file:
@@ -235,7 +235,7 @@ class TestBadFiles:
         self.refused(foreign, "the same arrays in demo_3 as in demo_2 .*; found a difference in obs/robot0_eef_pos")
 
     def test_another_name_and_another_mask(self, foreign):
-        self.refused(foreign, "a filter key in .*; found 'trian'; did you mean 'train'", filter_key="trian")
+        self.refused(foreign, "a filter key in .*; found 'trian'; did you mean 'train'", Stated(filter_key="trian"))
         with h5py.File(foreign, "r+") as file:
             file["data"].move("demo_3", "third")
         self.refused(foreign, "demonstrations called demo_<number> .*; found data/third")
