@@ -58,6 +58,7 @@ def collect_under_kills(
     longest_wait_s: float,
     seed: int,
     log: Path,
+    killed: Callable[[], None] = lambda: None,
 ) -> Kills:
     """Run a collection to its end, with SIGKILL for its committer or one of its workers at random points on the way.
 
@@ -70,6 +71,7 @@ def collect_under_kills(
         longest_wait_s: kills come uniformly within so long after the first sign of work.
         seed: of the points in time and the victims.
         log: a file for what the command prints.
+        killed: called after every kill.
 
     Raises:
         UserError: no progress for long, a collection that fails, or processes that outlive their killed parent.
@@ -87,9 +89,11 @@ def collect_under_kills(
                     process.kill()
                     committers += 1
                     _require_end(children)
+                    killed()
                     break
                 children[int(random.integers(len(children)))].kill()
                 workers += 1
+                killed()
             code = process.wait()
             if code == 0:
                 return Kills(committers, workers, starts)

@@ -136,14 +136,16 @@ def _kills(directory: RunDirectory) -> list[Json]:
                 remedy=f"read {root / 'log.txt'}",
             )
         committed = CommittedEpisodes(killed)
-        kills = collect_under_kills(
-            [*command, "name=killed"],
-            committed.grew,
-            kills=config.kills.count,
-            longest_wait_s=config.kills.longest_wait_s,
-            seed=config.seed,
-            log=root / "log.txt",
-        )
+        with Progress("bench kills", config.kills.count, "kills") as progress:
+            kills = collect_under_kills(
+                [*command, "name=killed"],
+                committed.grew,
+                kills=config.kills.count,
+                longest_wait_s=config.kills.longest_wait_s,
+                seed=config.seed,
+                log=root / "log.txt",
+                killed=functools.partial(progress.advance, 1),
+            )
         rows.append(
             {"task": name, "episodes": config.kills.episodes, **asdict(kills), **_left(killed, whole, committed)}
         )
