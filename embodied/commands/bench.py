@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from embodied.benchmarks.simulation import BareProcess, SimulationBenchmark, measure
 from embodied.catalog import BARE_ENVIRONMENTS, lookup, make_task, nearest, task_config
-from embodied.commands import bench_collection, bench_matrix
+from embodied.commands import bench_collection, bench_data, bench_matrix
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
 from embodied.run_directory import SUMMARY, RunDirectory
@@ -20,7 +20,7 @@ from embodied.types import Json
 
 MATRICES = ("experts", "policies")
 COLLECTIONS = ("collect", "kills")
-BENCHMARKS = ("sim", *COLLECTIONS, *MATRICES)
+BENCHMARKS = ("sim", *COLLECTIONS, "data", *MATRICES)
 PAGE, ROWS = "sim.md", "sim.json"
 COLUMNS = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset s")
 
@@ -40,6 +40,8 @@ def run(config: DictConfig) -> Path:
         return bench_matrix.run(config)
     if config.what in COLLECTIONS:
         return bench_collection.run(config)
+    if config.what == "data":
+        return bench_data.run(config)
     directory = RunDirectory.open("bench", str(config.what), config, volatile=("results",))
     with directory.lock():
         if directory.is_finished:

@@ -6,7 +6,7 @@ import functools
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from embodied.benchmarks.collection_kills import CommittedEpisodes, collect_unde
 from embodied.benchmarks.collection_rate import Report, collection_rate, rate_row
 from embodied.catalog import nearest, task_config
 from embodied.collection import CollectionSettings, Engine, collect, on_processes, on_ray
+from embodied.commands.bench_pages import copy_page, markdown
 from embodied.commands.collect import ENGINES, STORE, task_spec
 from embodied.console import Progress, say, table
 from embodied.datasets.episode_store import EpisodeStore
@@ -51,7 +52,7 @@ def run(config: DictConfig) -> Path:
             files = {"table": f"{what}.md"}
             directory.write_summary({"what": what, "files": files, "rows": rows, "timings": {}})
         if config.results is not None:
-            say(f"results: {_copy_page(directory.path / f'{what}.md', Path(config.results))}")
+            say(f"results: {copy_page(directory.path / f'{what}.md', Path(config.results))}")
         return directory.path / SUMMARY
 
 
@@ -212,7 +213,7 @@ long that took is "start s". Speed-up over the first row of the task, round by r
 - machine: {machine["cpu"]}, {machine["cores"]} cores
 - {config.collect.episodes} episodes a collection
 
-{_markdown(RATE_COLUMNS, map(_rate_cells, rows))}"""
+{markdown(RATE_COLUMNS, map(_rate_cells, rows))}"""
 
 
 def _kills_page(rows: list[Json], config: DictConfig, machine: Json) -> str:
@@ -226,22 +227,4 @@ their checksums. "Same content": the store's hash is that of a collection which 
 
 - machine: {machine["cpu"]}, {machine["cores"]} cores; seed {config.seed}
 
-{_markdown(KILLS_COLUMNS, map(_kills_cells, rows))}"""
-
-
-def _markdown(columns: Sequence[str], rows: Iterable[list[str]]) -> str:
-    lines = [[column.replace("\n", " ") for column in columns], ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _copy_page(page: Path, folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(page, folder / page.name)
-    except OSError as error:
-        raise UserError(
-            expected=f"to write into {folder}",
-            found=str(error.strerror or error),
-            remedy="choose another folder with results=",
-        ) from error
-    return folder / page.name
+{markdown(KILLS_COLUMNS, map(_kills_cells, rows))}"""
