@@ -156,6 +156,15 @@ class DiffusionPolicyZarr:
         self._layout(key)
         return self._rows(key, start, end)
 
+    def read_at(self, key: str, rows: np.ndarray) -> np.ndarray:
+        """The rows of an array at these places (int64 [n], rising).
+
+        Raises:
+            UserError: an unknown key, or damaged data.
+        """
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+        return np.concatenate([self.read_rows(key, int(run[0]), int(run[-1]) + 1) for run in runs])
+
     def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
         """Minimum, maximum, mean and population deviation of each element; a camera's per colour channel.
 

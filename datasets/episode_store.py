@@ -290,6 +290,16 @@ class EpisodeStore:
         """
         return self._read(self._layout(key), start, end)
 
+    def read_at(self, key: str, rows: np.ndarray) -> np.ndarray:
+        """The rows of an array at these places, within the committed ones (int64 [n], rising).
+
+        Raises:
+            UserError: an unknown key, or damaged data.
+        """
+        runs = np.array(self._manifest.runs, np.int64).reshape(-1, 2)
+        ends = np.cumsum(runs[:, 1] - runs[:, 0])  # counted without what dropped episodes left between the runs
+        return self._arrays.take(self._layout(key), rows + (runs[:, 1] - ends)[np.searchsorted(ends, rows, "right")])
+
     def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
         """Minimum, maximum, mean and population deviation of each element, in one pass that holds one shard.
 

@@ -84,8 +84,7 @@ class ImageRows:
         return self._store.total_steps * camera.height * camera.width * 3
 
     def _read(self, camera: str, rows: np.ndarray) -> np.ndarray:
-        """Every row once, and each run of neighbours together: the frames of a history share a chunk."""
+        """Every row once: the frames of a history share a chunk."""
         wanted, places = np.unique(rows, return_inverse=True)
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
-        images = [self._store.read_rows(f"image/{camera}", int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
-        return np.concatenate(images)[places].reshape(*rows.shape, *images[0].shape[1:])
+        images = self._store.read_at(f"image/{camera}", wanted)
+        return images[places].reshape(*rows.shape, *images.shape[1:])

@@ -171,6 +171,10 @@ class DemonstrationStore(Protocol):
         """Rows `start` to `end` (exclusive) of an array."""
         ...
 
+    def read_at(self, key: str, rows: np.ndarray) -> np.ndarray:
+        """The rows of an array at these places, int64 [n], at least one, rising."""
+        ...
+
     def statistics(self, keys: Iterable[str]) -> dict[str, Statistics]:
         """Of each element of these arrays."""
         ...

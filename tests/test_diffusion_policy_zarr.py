@@ -99,6 +99,13 @@ def test_statistics_and_windows_are_those_of_the_arrays(path, arrays):
     np.testing.assert_array_equal(last.action[0], np.repeat(arrays["data/action"][29:30], 4, axis=0))
 
 
+def test_rows_at_any_places(path):
+    store = open_store(path, PIXELS)
+    rows = np.array([0, 3, 4, 29, 30, 75])
+    for key in ("image/board", "state/agent_position", "action"):
+        np.testing.assert_array_equal(store.read_at(key, rows), store.read(key)[rows], strict=True)
+
+
 def test_the_content_hash_is_of_what_the_task_shows(path, arrays, tmp_path):
     hashes = {spec.task: open_store(path, spec).content_hash() for spec in (STATE, KEYPOINTS, PIXELS)}
     assert len(set(hashes.values())) == 3

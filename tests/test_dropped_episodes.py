@@ -53,6 +53,8 @@ def test_what_is_kept_reads_as_if_the_other_had_never_been(make_store, tmp_path,
         np.testing.assert_array_equal(store.read(key), whole)
         for start in range(0, store.total_steps, 3):
             np.testing.assert_array_equal(store.read_rows(key, start, start + 7), whole[start : start + 7])
+        for rows in (np.arange(0, store.total_steps, 2), np.array([1, store.total_steps - 1])):
+            np.testing.assert_array_equal(store.read_at(key, rows), whole[rows], strict=True)
         np.testing.assert_array_equal(store.statistics([key])[key].maximum, reference.statistics([key])[key].maximum)
     for index, seed in enumerate(kept):
         assert_same_episode(store.episode(index, verify=True), make_episode(seed))

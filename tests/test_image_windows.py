@@ -56,6 +56,10 @@ class Watched:
         self.seen.append((key, start, end))
         return self._store.read_rows(key, start, end)
 
+    def read_at(self, key, rows):
+        self.seen.append((key, *rows.tolist()))
+        return self._store.read_at(key, rows)
+
 
 def sampler(store, images, history=3, **options):
     return WindowSampler.from_store(store, history=history, horizon=4, images=images, **options)
@@ -103,7 +107,7 @@ def test_images_go_with_the_states_of_their_rows(store, place):
 def test_cameras_that_nobody_sees_are_not_read(store, place):
     watched = Watched(store)
     window = sampler(watched, ImageRows(watched, [WRIST], **place)).gather(np.arange(6))
-    assert set(window.images) == {"wrist"} and {key for key, _, _ in watched.seen} == {"image/wrist"}
+    assert set(window.images) == {"wrist"} and {key for key, *_ in watched.seen} == {"image/wrist"}
     watched.seen.clear()
     assert sampler(watched, None).gather(np.arange(6)).images == {} and watched.seen == []
 
@@ -128,7 +132,7 @@ def test_a_history_is_read_from_the_store_at_once(store):
     windows = sampler(watched, ImageRows(watched, [FRONT], most_bytes=0))
     assert store.episode_ends.tolist() == [3, 7, 12, 18, 25]
     windows.gather(np.array([20, 8, 10]))
-    assert watched.seen == [("image/front", 7, 11), ("image/front", 18, 21)]
+    assert watched.seen == [("image/front", 7, 8, 9, 10, 18, 19, 20)]
 
 
 def test_images_are_mapped_where_they_fit_the_bound_exactly(store, tmp_path):
