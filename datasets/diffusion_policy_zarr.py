@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,14 @@ class DiffusionPolicyZarr:
         return results
 
     def content_hash(self) -> str:
-        """sha256 over the task's name and what it shows of the data; chunks and compression do not enter."""
+        """sha256 over the task's name and what it shows of the data; chunks and compression do not enter.
+
+        Reads all of that, the first time.
+        """
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
         digest = hashlib.sha256(json.dumps([self.spec.task, self.episode_ends.tolist()]).encode())
         for array in (self._state, self._action, *self._images.values()):
             for block in array.blocks():

@@ -149,7 +149,7 @@ class _Slices:
     """For every step of some episodes the rows around it, in one piece.
 
     The first and the last row of each episode are repeated in the copy that is kept, so that each slice is contiguous
-    and is copied by one move, where gathering its rows one by one takes about eight times as long.
+    and is copied by one move, where gathering its rows one by one takes several times as long.
     """
 
     def __init__(self, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, *, before: int, after: int) -> None:

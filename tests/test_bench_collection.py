@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+import zarr
+from made_episodes import fill_store
 
 from embodied.benchmarks import collection_rate as rates
+from embodied.benchmarks.collection_kills import CommittedEpisodes
 from embodied.benchmarks.collection_rate import collection_rate, rate_row
 from embodied.commands import bench
+from embodied.commands.bench_collection import what_is_left
 from embodied.configuration import check
+from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
 
 
@@ -56,6 +61,19 @@ def test_two_workers_beside_one(tmp_path, capsys):
     assert "metaworld/reach-v3" in capsys.readouterr().out
 
 
+def test_what_is_lost_doubled_or_torn_is_counted(tmp_path):
+    whole, killed = (fill_store(EpisodeStore, tmp_path / name, 4) for name in ("whole.zarr", "killed.zarr"))
+    committed = CommittedEpisodes(killed)
+    sound = {"seen": 4, "lost": 0, "doubled": 0, "torn": 0, "same_content": True}
+    sound["content_hash"] = EpisodeStore.open(whole).content_hash()
+    assert what_is_left(killed, whole, committed) == sound
+    zarr.open_array(killed / "data" / "time_s", mode="r+")[4] = 1.0
+    assert what_is_left(killed, whole, committed) == {**sound, "torn": 1}
+    shorter = fill_store(EpisodeStore, tmp_path / "shorter.zarr", 3)
+    assert what_is_left(shorter, whole, committed) == {**sound, "lost": 1, "same_content": False}
+
+
+@pytest.mark.heavy
 def test_kills_of_a_real_collection(tmp_path):
     path = bench.run(config(tmp_path, "what=kills", "kills={episodes: 12, count: 2, longest_wait_s: 0.05}"))
     (row,) = json.loads(path.read_text())["rows"]
@@ -68,7 +86,7 @@ def test_kills_of_a_real_collection(tmp_path):
     ("overrides", "message"),
     [
         (["what=collect", "collect.episodes=4"], "more than 4 episodes: 2 workers begin with so many"),
-        (["what=collect", "collect.engines=[rai]"], "collect.engines among processes and ray; found rai"),
+        (["what=collect", "collect.engines=[rai]"], "engine processes or ray; found rai"),
         (["what=collect", "collect.workers=[0,1]"], "numbers of workers of at least 1; found"),
         (["what=kills", "tasks=[metaworld/raech-v3]"], "the name of a task; found 'metaworld/raech-v3'"),
         (["what=kills", "tasks=[pusht/state]"], "expert"),

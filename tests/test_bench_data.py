@@ -181,6 +181,7 @@ def test_a_target_is_met_by_what_was_measured(tmp_path):
     ]
 
 
+@pytest.mark.heavy
 def test_a_small_real_run(tmp_path, capsys):
     path = bench.run(config(tmp_path, f"data={SMALL}"))
     rows = json.loads(path.read_text())["rows"]

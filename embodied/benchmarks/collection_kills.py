@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class CommittedEpisodes:
         self._size, before = size, len(self.seen)
         ids = [line.row.id for line in read_lines(self._manifest) if isinstance(line.row, EpisodeRow)]
         self.lost |= self.seen.difference(ids)
-        self.doubled |= {id for id in ids if ids.count(id) > 1} if len(set(ids)) < len(ids) else set()
+        self.doubled |= {id for id, times in Counter(ids).items() if times > 1}
         self.seen.update(ids)
         return len(self.seen) > before
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from embodied.benchmarks.answering_process import AnsweringProcess
 from embodied.benchmarks.window_readers import WindowReader
 from embodied.errors import UserError
 from embodied.types import Json
@@ -58,11 +58,7 @@ class ReaderProcess:
             make: opens the data; importable, since the process is spawned.
             folder: of all files that the reader reads.
         """
-        context = get_context("spawn")
-        self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, make, folder), daemon=True)
-        self._process.start()
-        other.close()
+        self._process = AnsweringProcess(functools.partial(MeasuredReader, make, folder), _failed)
 
     def start(self, batch_size: int, seed: int) -> Json:
         """Open the data afresh after its files were taken out of the page cache, and read one batch.
@@ -73,7 +69,7 @@ class ReaderProcess:
         Raises:
             UserError: the reader fails.
         """
-        return self._ask("start", batch_size, seed)
+        return self._process.ask("start", batch_size, seed)
 
     def windows_per_s(self, batch_size: int, seed: int, seconds: float) -> float:
         """Of what is open, over at least so many seconds, in an order that depends on the seed.
@@ -81,7 +77,7 @@ class ReaderProcess:
         Raises:
             UserError: the reader fails.
         """
-        return self._ask("windows_per_s", batch_size, seed, seconds)
+        return self._process.ask("windows_per_s", batch_size, seed, seconds)
 
     def memory(self) -> Json:
         """Of the process so far: "peak_mb", all that was resident, mapped pages of files included; "own_mb" is without
@@ -90,22 +86,10 @@ class ReaderProcess:
         Raises:
             UserError: the reader fails.
         """
-        return self._ask("memory")
+        return self._process.ask("memory")
 
     def close(self) -> None:
-        self._connection.close()
-        self._process.join(timeout=10)
-        self._process.kill()
-
-    def _ask(self, name: str, *arguments: object) -> Any:
-        try:
-            self._connection.send((name, arguments))
-            answer = self._connection.recv()
-        except (EOFError, BrokenPipeError) as error:
-            raise _failed("its process died") from error
-        if isinstance(answer, str):
-            raise _failed(answer)
-        return answer
+        self._process.close()
 
 
 def _failed(reason: str) -> UserError:
@@ -114,26 +98,16 @@ def _failed(reason: str) -> UserError:
     )
 
 
-def _serve(connection: Connection, make: Callable[[], WindowReader], folder: Path) -> None:
-    """Answer every (name, arguments), or say what went wrong in words."""
-    reader = MeasuredReader(make, folder)
-    try:
-        make()  # for what it imports, which is none of the data's
-        while True:
-            name, arguments = connection.recv()
-            connection.send(getattr(reader, name)(*arguments))
-    except EOFError:  # the other side has seen enough
-        return
-    except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}")
-
-
 class MeasuredReader:
     """What `ReaderProcess` asks for, in its process."""
 
     def __init__(self, make: Callable[[], WindowReader], folder: Path) -> None:
         self._make, self._folder = make, folder
+        make()  # for what it imports, which is none of the data's
         self._reader: WindowReader | None = None
+
+    def __call__(self, name: str, *arguments: Any) -> Any:
+        return getattr(self, name)(*arguments)
 
     def start(self, batch_size: int, seed: int) -> Json:
         self._reader = None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Protocol
 
 import numpy as np
 
+from embodied.benchmarks.answering_process import AnsweringProcess
 from embodied.errors import UserError
 from embodied.process_pool import one_thread_a_process
 from embodied.protocols import Task
@@ -46,12 +46,8 @@ class BareProcess:
 
     def __init__(self, make_environment: Callable[[], BareEnvironment]) -> None:
         """`make_environment` must be importable, since the process is spawned."""
-        context = get_context("spawn")
-        self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve_blocks, args=(other, make_environment), daemon=True)
-        with one_thread_a_process():
-            self._process.start()
-        other.close()
+        make = functools.partial(_TimedBlocks, make_environment)
+        self._process = AnsweringProcess(make, _failed, starting=one_thread_a_process())
 
     def seconds(self, seed: int, actions: np.ndarray) -> float:
         """How long the steps with these actions took, after a reset that does not count.
@@ -59,19 +55,10 @@ class BareProcess:
         Raises:
             UserError: the environment could not be made or run.
         """
-        try:
-            self._connection.send((seed, actions))
-            answer = self._connection.recv()
-        except (EOFError, BrokenPipeError) as error:
-            raise _failed("its process died") from error
-        if isinstance(answer, str):
-            raise _failed(answer)
-        return answer
+        return self._process.ask(seed, actions)
 
     def close(self) -> None:
-        self._connection.close()
-        self._process.join(timeout=10)
-        self._process.kill()
+        self._process.close()
 
 
 def _failed(reason: str) -> UserError:
@@ -82,18 +69,15 @@ def _failed(reason: str) -> UserError:
     )
 
 
-def _serve_blocks(connection: Connection, make_environment: Callable[[], BareEnvironment]) -> None:
-    """Answer every (seed, actions) with the seconds that they took, or with what went wrong, in words."""
-    try:
-        environment = make_environment()
-        while True:
-            seed, actions = connection.recv()
-            environment.reset(seed)
-            connection.send(_seconds(environment.step, actions))
-    except EOFError:  # the other side has seen enough
-        return
-    except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}")
+class _TimedBlocks:
+    """Of a bare environment, in its process."""
+
+    def __init__(self, make_environment: Callable[[], BareEnvironment]) -> None:
+        self._environment = make_environment()
+
+    def __call__(self, seed: int, actions: np.ndarray) -> float:
+        self._environment.reset(seed)
+        return _seconds(self._environment.step, actions)
 
 
 def measure(task: Task, bare: BareProcess, settings: SimulationBenchmark, report: Callable[[], None]) -> Json:

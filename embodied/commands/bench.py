@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from embodied.benchmarks.simulation import BareProcess, SimulationBenchmark, measure
 from embodied.catalog import BARE_ENVIRONMENTS, lookup, make_task, nearest, task_config
 from embodied.commands import bench_collection, bench_data, bench_matrix
+from embodied.commands.bench_pages import markdown, results_folder
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
 from embodied.run_directory import SUMMARY, RunDirectory
@@ -94,8 +95,7 @@ def _settings(name: str, gymnasium: Json) -> Json:
 
 def _page(rows: list[Json], machine: Json, config: Json) -> str:
     """The table in Markdown, under what it is a measurement of."""
-    lines = [[column.replace("\n", " ") for column in COLUMNS], ["---"] * len(COLUMNS), *map(_cells, rows)]
-    text = f"""\
+    return f"""\
 # Tasks beside their bare environments
 
 Control steps a second of one process with random actions: of each task, and of the environment that it is made of as
@@ -105,8 +105,7 @@ of the blocks side by side. Medians over the blocks; a first one of each does no
 - machine: {machine["cpu"]}, {machine["cores"]} cores for this process
 - blocks: {config["blocks"]} of {config["block_steps"]} control steps, seed {config["seed"]}
 
-"""
-    return text + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+{markdown(COLUMNS, map(_cells, rows))}"""
 
 
 def _write_results(directory: RunDirectory, folder: Path) -> Path:
@@ -115,16 +114,9 @@ def _write_results(directory: RunDirectory, folder: Path) -> Path:
     rows, machine = summary["timings"]["rows"], summary["machine"]
     settings = {name: config[name] for name in ("blocks", "block_steps", "seed")}
     data = {"machine": {name: machine[name] for name in ("cpu", "cores")}, **settings, "rows": rows}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with results_folder(folder):
         (folder / PAGE).write_text(_page(rows, machine, settings), encoding="utf-8")
         (folder / ROWS).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            expected=f"to write into {folder}",
-            found=str(error.strerror or error),
-            remedy="choose another folder with results=",
-        ) from error
     return folder / PAGE
 
 

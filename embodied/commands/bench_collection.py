@@ -6,7 +6,6 @@ import functools
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,18 +13,20 @@ from omegaconf import DictConfig
 
 from embodied.benchmarks.collection_kills import CommittedEpisodes, collect_under_kills
 from embodied.benchmarks.collection_rate import Report, collection_rate, rate_row
-from embodied.catalog import nearest, task_config
-from embodied.collection import CollectionSettings, Engine, collect, on_processes, on_ray
-from embodied.commands.bench_pages import copy_page, markdown
-from embodied.commands.collect import ENGINES, STORE, task_spec
+from embodied.catalog import TASK_EXPERT, task_config
+from embodied.collection import collect
+from embodied.commands.bench_pages import markdown, run_with_page
+from embodied.commands.collect import STORE, task_spec
+from embodied.commands.collect import engine as collect_engine
+from embodied.commands.collect import settings as collect_settings
+from embodied.configuration import check, quote
 from embodied.console import Progress, say, table
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
-from embodied.run_directory import SUMMARY, RunDirectory
+from embodied.run_directory import RunDirectory
 from embodied.summaries import describe_machine
 from embodied.types import Json, TaskSpec
 
-COLLECTION = {"first_start": 0, "noise": 0.1, "noise_bound": 0.2, "steps_after_success": 10, "seed": 0}
 RATE_COLUMNS = ("task", "engine", "workers", "episodes/s", "steps/s", "start s", "speed-up\n[range]", "same content")
 KILLS_COLUMNS = (
     *("task", "episodes", "workers\nkilled", "committers\nkilled", "starts", "seen\ncommitted"),
@@ -40,88 +41,68 @@ def run(config: DictConfig) -> Path:
         UserError: an unknown task or engine, numbers that do not fit, a collection that fails, or a folder for the
             results that cannot be written.
     """
-    what = str(config.what)
-    directory = RunDirectory.open("bench", what, config, volatile=("results",))
-    measured, page = {"collect": (_rates, _rates_page), "kills": (_kills, _kills_page)}[what]
-    with directory.lock():
-        if directory.is_finished:
-            say(f"{directory.path} is finished already (force=true makes a new one beside it)")
-        else:
-            rows = measured(directory)
-            (directory.path / f"{what}.md").write_text(page(rows, directory.config, describe_machine()), "utf-8")
-            files = {"table": f"{what}.md"}
-            directory.write_summary({"what": what, "files": files, "rows": rows, "timings": {}})
-        if config.results is not None:
-            say(f"results: {copy_page(directory.path / f'{what}.md', Path(config.results))}")
-        return directory.path / SUMMARY
+    return run_with_page(config, config.what, {"collect": _rates, "kills": _kills}[config.what])
 
 
-def _rates(directory: RunDirectory) -> list[Json]:
+def _rates(directory: RunDirectory) -> tuple[list[Json], str]:
     config = directory.config
     chosen = config.collect
-    crews = _crews(chosen.engines, chosen.workers)
-    settings = CollectionSettings(episodes=chosen.episodes, **COLLECTION)
+    crews = _crews(chosen)
     rows = []
     with Progress("bench collect", len(config.tasks) * len(crews) * chosen.rounds, "collections") as progress:
         for name in config.tasks:
             task = task_config(name)
-            spec = task_spec(task, {"name": "task"})
+            spec = task_spec(task, TASK_EXPERT)
             rounds: list[list[Json]] = []
             for _ in range(chosen.rounds):
                 rounds.append([])
-                for engine, workers in crews:
-                    collected = functools.partial(
-                        _collect, directory.path / "collected.zarr", spec, task, settings, _engine(engine, workers)
-                    )
-                    rounds[-1].append(collection_rate(collected, workers, chosen.episodes))
+                for crew in crews:
+                    collected = functools.partial(_collect, directory.path / "collected.zarr", spec, task, crew)
+                    rounds[-1].append(collection_rate(collected, crew.workers, chosen.episodes))
                     progress.advance(1)
             by_crew = list(zip(*rounds, strict=True))
-            for (engine, workers), results in zip(crews, by_crew, strict=True):
-                rows.append({"task": name, "engine": engine, "workers": workers, **rate_row(results, by_crew[0])})
+            for crew, results in zip(crews, by_crew, strict=True):
+                row = rate_row(results, by_crew[0])
+                rows.append({"task": name, "engine": crew.engine, "workers": crew.workers, **row})
     table(RATE_COLUMNS, [_rate_cells(row) for row in rows])
-    return rows
+    return rows, _rates_page(rows, config)
 
 
-def _crews(engines: Sequence[str], workers: Sequence[int]) -> list[tuple[str, int]]:
-    """Engines with their numbers of workers; the first one is what the others are compared with."""
-    for engine in engines:
-        if engine not in ENGINES:
-            raise UserError(
-                expected="collect.engines among processes and ray", found=engine, remedy=nearest(engine, ENGINES)
-            )
-    if not engines or not workers or min(workers) < 1:
+def _crews(chosen: DictConfig) -> list[DictConfig]:
+    """Configurations of `collect`, by engine and number of workers; the first is what the others are compared with."""
+    if not chosen.engines or not chosen.workers or min(chosen.workers) < 1:
         raise UserError(
             expected="at least one engine, and numbers of workers of at least 1",
-            found=f"{list(engines)} and {list(workers)}",
+            found=f"collect.engines={list(chosen.engines)}, collect.workers={list(chosen.workers)}",
             remedy="for example collect.engines=[processes] collect.workers=[1,2]",
         )
-    return [(engine, count) for engine in engines for count in workers]
+    crews = [
+        check("collect", [f"episodes={chosen.episodes}", f"engine={quote(engine)}", f"workers={workers}"])
+        for engine in chosen.engines
+        for workers in chosen.workers
+    ]
+    for crew in crews:
+        collect_settings(crew)  # its mistakes are named before anything is started
+    return crews
 
 
-def _engine(name: str, workers: int) -> Engine:
-    if name == "ray":
-        return functools.partial(on_ray, workers=workers, address=None)
-    return functools.partial(on_processes, workers=workers)
-
-
-def _collect(
-    folder: Path, spec: TaskSpec, task: Json, settings: CollectionSettings, engine: Engine, report: Report
-) -> str:
+def _collect(folder: Path, spec: TaskSpec, task: Json, crew: DictConfig, report: Report) -> str:
     """Into a new store at `folder`, which goes away. Returns the hash of its content."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        with EpisodeStore.create(folder, spec, expected_episodes=settings.episodes, provenance={}) as store:
+        with EpisodeStore.create(folder, spec, expected_episodes=crew.episodes, provenance={}) as store:
+            settings, engine = collect_settings(crew), collect_engine(crew)
             collect(store, task, settings, engine, lambda store: report(len(store), store.total_steps))
             return store.content_hash()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kills(directory: RunDirectory) -> list[Json]:
+def _kills(directory: RunDirectory) -> tuple[list[Json], str]:
     config = directory.config
     rows = []
     for name in config.tasks:
-        task_spec(task_config(name), {"name": "task"})  # mistakes are named before anything is started
+        task_spec(task_config(name), TASK_EXPERT)  # mistakes are named before anything is started
         root = directory.path / name.replace("/", "-")
         whole, killed = root / "collect" / "whole" / STORE, root / "collect" / "killed" / STORE
         shutil.rmtree(killed.parent, ignore_errors=True)
@@ -148,18 +129,25 @@ def _kills(directory: RunDirectory) -> list[Json]:
                 killed=functools.partial(progress.advance, 1),
             )
         rows.append(
-            {"task": name, "episodes": config.kills.episodes, **asdict(kills), **_left(killed, whole, committed)}
+            {"task": name, "episodes": config.kills.episodes, **asdict(kills), **what_is_left(killed, whole, committed)}
         )
     table(KILLS_COLUMNS, [_kills_cells(row) for row in rows])
-    return rows
+    return rows, _kills_page(rows, config)
 
 
 def _collect_command(task: str, episodes: int, root: Path) -> list[str]:
-    settings = [f"episodes={episodes}", *(f"{name}={value}" for name, value in COLLECTION.items())]
-    return [sys.executable, "-m", "embodied", "collect", f"task={task}", f"run_root={root}", *settings]
+    return [
+        sys.executable,
+        "-m",
+        "embodied",
+        "collect",
+        f"task={task}",
+        f"run_root={quote(str(root))}",
+        f"episodes={episodes}",
+    ]
 
 
-def _left(killed: Path, whole: Path, committed: CommittedEpisodes) -> Json:
+def what_is_left(killed: Path, whole: Path, committed: CommittedEpisodes) -> Json:
     """What of a store is not as in the one that nobody disturbed."""
     store, expected = EpisodeStore.open(killed), EpisodeStore.open(whole)
     committed.grew()
@@ -202,7 +190,8 @@ def _yes(is_so: bool) -> str:
     return "yes" if is_so else "NO"
 
 
-def _rates_page(rows: list[Json], config: DictConfig, machine: Json) -> str:
+def _rates_page(rows: list[Json], config: DictConfig) -> str:
+    machine = describe_machine()
     return f"""\
 # Collection by engine and number of workers
 
@@ -216,7 +205,8 @@ long that took is "start s". Speed-up over the first row of the task, round by r
 {markdown(RATE_COLUMNS, map(_rate_cells, rows))}"""
 
 
-def _kills_page(rows: list[Json], config: DictConfig, machine: Json) -> str:
+def _kills_page(rows: list[Json], config: DictConfig) -> str:
+    machine = describe_machine()
     return f"""\
 # Collections under SIGKILL
 

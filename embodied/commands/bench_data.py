@@ -22,7 +22,7 @@ from embodied.benchmarks.window_readers import (
     WindowReader,
     ZarrWindows,
 )
-from embodied.commands.bench_pages import copy_page, markdown
+from embodied.commands.bench_pages import markdown, run_with_page
 from embodied.console import Progress, say, table
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.datasets.lerobot_dataset import require_lerobot
@@ -31,11 +31,11 @@ from embodied.datasets.mapped_images import map_images
 from embodied.datasets.open_store import open_store
 from embodied.errors import UserError
 from embodied.protocols import DemonstrationStore
-from embodied.run_directory import SUMMARY, RunDirectory
+from embodied.run_directory import RunDirectory
 from embodied.summaries import describe_machine
 from embodied.types import Json
 
-PAGE, DATA = "data.md", "data"
+DATA = "data"
 STORE, LEROBOT, MAPS = "store.zarr", "lerobot", "maps"
 LIMIT, OURS, SHARDS, MAP = "numpy, in memory", "embodied", "embodied, shards", "embodied, memory map"
 ZARR, PEER = "zarr, default pipeline", "LeRobotDataset"
@@ -74,18 +74,10 @@ def run(config: DictConfig) -> Path:
         UserError: numbers that do not fit, a store that cannot be read, a reader that fails, or a folder for the
             results that cannot be written.
     """
-    directory = RunDirectory.open("bench", DATA, config, volatile=("results",))
-    with directory.lock():
-        if directory.is_finished:
-            say(f"{directory.path} is finished already (force=true makes a new one beside it)")
-        else:
-            _bench(directory)
-        if config.results is not None:
-            say(f"results: {copy_page(directory.path / PAGE, Path(config.results))}")
-        return directory.path / SUMMARY
+    return run_with_page(config, DATA, _bench)
 
 
-def _bench(directory: RunDirectory) -> None:
+def _bench(directory: RunDirectory) -> tuple[list[Json], str]:
     config = directory.config
     chosen = config.data
     settings = SamplingBenchmark(chosen.blocks, chosen.block_s, chosen.cold_starts, chosen.batch_size, config.seed)
@@ -104,9 +96,8 @@ def _bench(directory: RunDirectory) -> None:
         rows += _measured(data, store, settings)
     table(COLUMNS, [_cells(row) for row in rows])
     table(TARGET_COLUMNS, target_cells(rows))
-    (directory.path / PAGE).write_text(_page(rows, facts, directory.config, describe_machine()), "utf-8")
-    directory.write_summary({"what": DATA, "files": {"table": PAGE}, "rows": rows, "timings": {}})
     shutil.rmtree(root)
+    return rows, _page(rows, facts, directory.config, describe_machine())
 
 
 def _check_made(chosen: DictConfig) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,11 @@ class TrainingData:
         for store in self.stores:
             check_specs(store, spec)
             require_complete(store, allow_partial)
-        self._hashes = [store.content_hash() for store in self.stores]
+
+    @cached_property
+    def _hashes(self) -> list[str]:
+        """That of each store; some read all of their data for it."""
+        return [store.content_hash() for store in self.stores]
 
     @property
     def content_hash(self) -> str:

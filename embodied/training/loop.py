@@ -166,7 +166,7 @@ class Training:
             self.average.load_state_dict(group("average."), strict=True)
             unpack_optimizer(self.optimizer, tensors, state["optimizer"])
             self.step = state["step"]
-            self._spent_s = state["timings"]["spent_s"]
+            self._spent_s = state.get("timings", {"spent_s": 0.0})["spent_s"]  # not known of a run that began earlier
             self.loss, self.validation_loss = state["loss"], state["validation_loss"]
             self._losses = list(torch.tensor(state["losses_since"], device=self.accelerator.device))
         return True
