@@ -218,7 +218,7 @@ same data, and take turns: {chosen.blocks} blocks of at least {chosen.block_s:g}
 medians, and ratios of the blocks side by side.
 
 - {LIMIT}: the limit; everything in memory and the rows of each window listed beforehand, so that only `take` is left
-- {OURS}: `WindowSampler`; images from the shards (zarrs, where it is installed) or from the memory map
+- {OURS}: `WindowSampler`; images from the shards, by one selection a batch, or from the memory map
 - {ZARR}: one selection of the batch's distinct images from the same shards, `array.oindex[rows]`
 - {PEER}: random order through a DataLoader with num_workers=0, which collates; cameras are AV1 video, decoded by
   pyav, as uint8 (its default decoder, torchcodec, needs FFmpeg's libraries)
