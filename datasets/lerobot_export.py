@@ -68,7 +68,12 @@ def export_lerobot_video(store: DemonstrationStore, path: str | Path) -> list[st
                 found=f"{camera.height}x{camera.width} of camera '{camera.name}'",
                 remedy="write images rather than video (to=lerobot)",
             )
-    os.environ.setdefault("SVT_LOG", "1")  # the encoder's: errors alone, where it would describe itself for each video
+    require_lerobot()
+    import av.logging
+
+    # Of encoder and muxer errors alone, where each would describe what it does for every video.
+    os.environ.setdefault("SVT_LOG", "1")
+    av.logging.set_libav_level(av.logging.ERROR)
     return [*_export(store, Path(path), "video"), *([VIDEO_LOST] if store.spec.cameras else [])]
 
 

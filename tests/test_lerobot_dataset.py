@@ -78,9 +78,10 @@ def test_a_store_comes_back_as_it_was(tmp_path, store_path):
 
 
 @pytest.mark.parametrize("export", [export_lerobot, export_lerobot_video])
-def test_what_is_written_is_what_lerobot_reads(tmp_path, store_path, export):
+def test_what_is_written_is_what_lerobot_reads(tmp_path, store_path, export, capfd):
     store = two_camera_store(store_path)
     lost = export(store, tmp_path / "b")
+    assert capfd.readouterr().err == "", "encoder and muxer say nothing of themselves"
     assert any("images to the last bit" in line for line in lost) is (export is export_lerobot_video)
     dataset = read_by_lerobot(tmp_path / "b")
     assert (dataset.num_episodes, dataset.num_frames, dataset.fps) == (4, store.total_steps, 20)
