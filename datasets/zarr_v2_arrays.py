@@ -13,6 +13,8 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore, ZipStore
 
+from embodied.datasets.jpegxl_images import CODEC_ID as JPEG_XL
+from embodied.datasets.jpegxl_images import register_jpegxl
 from embodied.errors import UserError
 
 # Compressors alone: numcodecs has filters, such as "pickle", that run whatever the file says.
@@ -107,12 +109,7 @@ class ZarrV2Array:
         except (KeyError, TypeError, ValueError) as error:
             raise self._unreadable(f"metadata that make no sense ({error})") from error
         self._check_shape(shape, kinds, row_shape)
-        if filters or (compressor is not None and compressor.get("id") not in SAFE_COMPRESSORS):
-            raise UserError(
-                expected=f"{key} of {self.path} without filters, compressed by one of {', '.join(SAFE_COMPRESSORS)}",
-                found=json.dumps({"filters": filters, "compressor": compressor})[:200],
-                remedy="write the array again without them",
-            )
+        self._check_decoding(filters, compressor)
         if chunk_bytes > CHUNK_BYTES:
             raise self._unreadable(f"chunks of {chunk_bytes / 1e9:,.1f} GB, more than {CHUNK_BYTES / 1e9:,.1f}")
         self.row_shape: tuple[int, ...] = shape[1:]
@@ -164,6 +161,18 @@ class ZarrV2Array:
         """The file that holds a row (its first element), below the group's folder."""
         place = (row // self._array.chunks[0], *(0 for _ in self.row_shape))
         return f"{self.key}/{self._array.metadata.encode_chunk_key(place)}"
+
+    def _check_decoding(self, filters: Any, compressor: Any) -> None:
+        name = None if compressor is None else compressor.get("id") if isinstance(compressor, dict) else compressor
+        if filters or name not in (None, *SAFE_COMPRESSORS, JPEG_XL):
+            raise UserError(
+                expected=f"{self.key} of {self.path} without filters, compressed by one of "
+                f"{', '.join(SAFE_COMPRESSORS)}, or images in JPEG XL",
+                found=json.dumps({"filters": filters, "compressor": compressor})[:200],
+                remedy="write the array again without them",
+            )
+        if name == JPEG_XL:
+            register_jpegxl()
 
     def _check_shape(self, shape: tuple[int, ...], kinds: str, row_shape: tuple[int | None, ...] | None) -> None:
         fits = len(shape) > 0 if row_shape is None else len(shape) == len(row_shape) + 1

@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embodied.errors import UserError
+
+if TYPE_CHECKING:
+    from embodied.protocols import Variant
 
 # "family/*" serves a whole family: the names that are files of conf/task/family, or, without such a folder, any name.
 TASKS = {
@@ -45,6 +49,8 @@ BARE_ENVIRONMENTS = {
     "pusht": "embodied.sim.pusht_bare:BarePushT",
     "robosuite": "embodied.sim.robosuite_bare:BareRobosuite",
 }
+# By task family: `variants(task name)`, the ways in which its tasks can be varied, the task as it is first.
+VARIANTS: dict[str, str] = {}
 TASK_EXPERT = {"name": "task"}  # conf/expert/task.yaml
 # Experts made from a policy that a user has, for any task.
 TEACHERS = {
@@ -163,6 +169,47 @@ def make_expert(task: Any, config: Mapping[str, Any] = TASK_EXPERT) -> Any:
             remedy="choose a teacher (expert=npz, module, ...), a store with data.store=..., or another task",
         )
     return lookup("expert", EXPERTS, name)(task)
+
+
+@dataclass(frozen=True)
+class TaskAsItIs:
+    """The one `Variant` that every task has."""
+
+    id: str = "base"
+    axis: str = "base"
+    counted: bool = True
+    protocols: tuple[str, ...] = ()
+
+
+def variants(task: str) -> tuple[Variant, ...]:
+    """Every variant of a task, the task as it is first."""
+    family = task.partition("/")[0]
+    if family not in VARIANTS:
+        return (TaskAsItIs(),)
+    return tuple(lookup("family of variants", VARIANTS, family)(task))
+
+
+def chosen_variants(task: str, words: Sequence[str]) -> tuple[Variant, ...]:
+    """The variants that are meant by ids, by axes ("light") or by protocols ("variant_aggregation"), each once.
+
+    Raises:
+        UserError: no word, or one that means no variant of this task.
+    """
+    known = variants(task)
+    chosen: dict[str, Variant] = {}
+    for word in words:
+        meant = [variant for variant in known if word in (variant.id, variant.axis, *variant.protocols)]
+        if not meant:
+            every = dict.fromkeys(name for v in known for name in (v.id, v.axis, *v.protocols))
+            raise UserError(
+                expected=f"variants of {task}, by id, axis or protocol", found=f"'{word}'", remedy=nearest(word, every)
+            )
+        chosen |= {variant.id: variant for variant in meant}
+    if not chosen:
+        raise UserError(
+            expected=f"at least one variant of {task}", found="none", remedy="set variants=[base] for the task as it is"
+        )
+    return tuple(chosen.values())
 
 
 def task_config(name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from embodied.datasets.episode_store import EpisodeStore
 from embodied.episode_recorder import EpisodeRecorder
 from embodied.errors import UserError
 from embodied.hang_watchdog import HangWatchdog
-from embodied.process_pool import ProcessPool
+from embodied.process_pool import pool_of
 from embodied.protocols import Expert, Task
 from embodied.ray_pool import RayPool
 from embodied.types import ActionSpec, Episode, TaskSpec
@@ -136,9 +136,12 @@ Engine = Callable[[Callable[[], _Recorder], EpisodeStore, Iterator[int]], Genera
 def on_processes(
     make_recorder: Callable[[], _Recorder], store: EpisodeStore, starts: Iterator[int], *, workers: int | None
 ) -> Generator[tuple[int, Episode]]:
-    """An `Engine` of so many processes on this machine; None: one a core. What they finish survives their end."""
+    """An `Engine` of so many processes on this machine; None: one a core, 0: this one.
+
+    What they finish survives their end.
+    """
     inbox = EpisodeInbox(store.path, store.spec)
-    with ProcessPool(functools.partial(_InboxRecorder, make_recorder, store.path), workers) as pool:
+    with pool_of(functools.partial(_InboxRecorder, make_recorder, store.path), workers) as pool:
         for start_id, _ in pool.map(starts):
             episode = inbox.take(start_id)
             if episode is None:

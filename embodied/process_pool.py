@@ -83,7 +83,9 @@ class ProcessPool[Item, Result]:
             UserError: fewer than one worker.
         """
         if workers is not None and workers < 1:
-            raise UserError(expected="workers of at least 1", found=str(workers), remedy="set workers=1 or more")
+            raise UserError(
+                expected="workers of at least 1", found=str(workers), remedy="set workers=1 or more, or 0 for none"
+            )
         self.workers = workers or len(os.sched_getaffinity(0))
         self._threads = one_thread_a_process()
         self._make_worker = make_worker
@@ -147,6 +149,36 @@ class ProcessPool[Item, Result]:
         for task in tasks:
             if task.future is not None and (task.future.cancelled() or task.future.exception() is not None):
                 task.future = None
+
+
+class SerialPool[Item, Result]:
+    """As `ProcessPool`, in this process: slower, at once there, and open to a debugger."""
+
+    def __init__(self, make_worker: Callable[[], Callable[[Item], Result]]) -> None:
+        self._make_worker = make_worker
+
+    def __enter__(self) -> SerialPool[Item, Result]:
+        self._worker = self._make_worker()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def map(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+        """Items and their results, in order; an error of the worker comes as it is."""
+        for item in items:
+            yield item, self._worker(item)
+
+
+def pool_of[Item, Result](
+    make_worker: Callable[[], Callable[[Item], Result]], workers: int | None
+) -> ProcessPool[Item, Result] | SerialPool[Item, Result]:
+    """So many processes; None: one a core; 0: none but this one.
+
+    Raises:
+        UserError: fewer than 0 workers.
+    """
+    return SerialPool(make_worker) if workers == 0 else ProcessPool(make_worker, workers)
 
 
 @dataclass

@@ -62,6 +62,30 @@ class Task(Protocol):
     def close(self) -> None: ...
 
 
+class Variant(Protocol):
+    """One way in which a task differs from itself: another light, a camera moved, weaker servos."""
+
+    @property
+    def id(self) -> str:
+        """Stable: results of two evaluations are compared by it. "base" is the task as it is."""
+        ...
+
+    @property
+    def axis(self) -> str:
+        """What it varies: "light", "camera", "dynamics", ...; "base" for none."""
+        ...
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is part of the plain mean over variants, or reported apart."""
+        ...
+
+    @property
+    def protocols(self) -> Sequence[str]:
+        """Names of the evaluation protocols that it is part of, such as "variant_aggregation"."""
+        ...
+
+
 class Expert(Protocol):
     """A teacher that reads the simulator's state, never the elapsed time, so that it can label any state.
 

@@ -314,6 +314,7 @@ class Rollout:
     preview_levels: np.ndarray  # float32 [C P], 0 clean .. 1 pure noise
     latency_ms: np.ndarray  # float32 [C]
     network_calls: np.ndarray  # int64 [C]
+    stages: Json = field(default_factory=dict)  # sub-stages of the task, in their order: whether each was ever reached
 
 
 @dataclass(frozen=True)

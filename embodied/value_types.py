@@ -9,13 +9,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from embodied.errors import UserError
 
 # The last part of keys whose default is null or looks whole: its place says nothing of their kind.
-KINDS: dict[str, type] = {
+KINDS: dict[str, type | None] = {
     "workers": int,
     "k": int,
     "initial_calls": int,
     "calls": int,
     "ema_power": float,
     "control_hz": float,
+    "recordings": None,  # a number or a word
 }
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", dict: "keys"}
 

@@ -14,7 +14,7 @@ from embodied.training.checkpoint import find_checkpoint
 
 SMALL = ["collect.episodes=2", "training.steps=4", "training.batch_size=8", "training.checkpoint_every=2"]
 SMALL += ["network.width=16", "network.depth=1", "network.heads=2"]
-SHORT = ["eval.episodes=2", "eval.recordings=1", "eval.latency_observations=5", "task.horizon=60", "workers=2"]
+SHORT = ["eval.episodes=2", "eval.recordings=1", "eval.latency_observations=5", "task.horizon=60", "workers=0"]
 
 
 def embodied(capsys, *words):
@@ -180,7 +180,7 @@ class TestMistakes:
         shutil.copytree(find_checkpoint(trained[0]), copy)
         text = (copy / "policy.json").read_text()
         (copy / "policy.json").write_text(text.replace('"control_hz": 20.0', '"control_hz": 25.0'))
-        error = refused("eval", copy, "episodes=1", "workers=1")
+        error = refused("eval", copy, "episodes=1", "workers=0")
         assert "a policy for task robosuite/lift" in error and "control_hz: 25.0 against 20.0" in error
         error = refused("train", *SMALL, "task.horizon=60", f"init={copy}")
         assert f"a checkpoint for task robosuite/lift in init={copy}" in error

@@ -28,9 +28,9 @@ ROWS = (
     ("value_types",),
     ("training", "evaluation", "serving", "replay", "collection", "benchmarks", "conversion"),
     ("policies", "sim", "datasets"),
-    ("ray_pool",),
+    ("ray_pool", "client"),
     (
-        *("normalize", "chunk_executor", "session", "wire", "client", "fingerprint"),
+        *("normalize", "chunk_executor", "session", "wire", "fingerprint"),
         *("process_pool", "hang_watchdog", "episode_recorder", "console", "summaries", "schemas", "conf"),
         "pusht_board",
         "action_representation",

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 from toy_policies import DIFFUSION, SDP, toy_policy, toy_stream
-from toy_specs import ReachExpert, ReachTask, toy_spec
+from toy_specs import ReachExpert, ReachTask, absolute_spec, toy_spec
 
 from embodied.errors import UserError
-from embodied.evaluation.episodes import run_episode
+from embodied.evaluation.episodes import hold, run_episode
 from embodied.evaluation.latency import measure_latency
-from embodied.evaluation.runner import RESULTS, EvaluationPlan, ResultFile, evaluate, starts_to_record
+from embodied.evaluation.result_file import RESULTS, EpisodeAddress, ResultFile
+from embodied.evaluation.runner import MOST_ERRORS_IN_A_ROW, EvaluationPlan, evaluate
+from embodied.process_pool import ProcessPool, SerialPool
 from embodied.types import ActionChunk
 
 
@@ -50,24 +52,61 @@ class LazyPolicy(ExpertPolicy):
         return chunks, states
 
 
-class BrokenTask(ReachTask):
+class VariedTask(ReachTask):
+    """Its one variant is a start beside the goal."""
+
+    def __init__(self, variant="base"):
+        super().__init__()
+        self.variant = variant
+
+    def reset(self, start_id):
+        super().reset(start_id)
+        if self.variant == "near":
+            self.point = self.goal + 0.02
+        return self._observe()
+
+
+class BrokenTask(VariedTask):
     def reset(self, start_id):
         if start_id == 2:
             raise RuntimeError("the simulator broke")
         return super().reset(start_id)
 
 
-def note(folder, task, rollout):
-    (folder / f"{rollout.episode.seed}.txt").write_text(str(rollout.episode.success_ever))
-    return f"{rollout.episode.seed}.txt"
+def outcome(task, rollout):
+    return str(rollout.episode.success_ever)
+
+
+def note(folder, address, text):
+    name = f"{address.variant}-{address.start}.txt"
+    (folder / name).write_text(text)
+    return name
+
+
+def one_policy(make_policy, task):
+    return make_policy()
 
 
 def seed_of(start):
     return 10 * start
 
 
-def plan(folder, make_task=ReachTask, make_policy=ExpertPolicy, starts=range(6), recordings=2):
-    return EvaluationPlan(make_task, make_policy, functools.partial(note, folder), seed_of, starts, recordings)
+def plan(folder, make_task=VariedTask, make_policy=ExpertPolicy, starts=range(6), recordings=2, **rest):
+    make = functools.partial(one_policy, make_policy)
+    return EvaluationPlan(
+        make_task, make, outcome, functools.partial(note, folder), seed_of, starts, recordings, **rest
+    )
+
+
+def processes(workers):
+    return functools.partial(ProcessPool, workers=workers)
+
+
+BOTH = {"variants": ("base", "near"), "axes": ("base", "place")}
+
+
+def base(start):
+    return EpisodeAddress("base", start)
 
 
 def silent(rows):
@@ -102,25 +141,25 @@ def test_outcomes_do_not_depend_on_the_number_of_processes(tmp_path):
     for workers in (1, 2):
         folder = tmp_path / str(workers)
         folder.mkdir()
-        rows, _ = evaluate(plan(folder, make_policy=LazyPolicy), folder, workers, silent)
+        rows, _ = evaluate(plan(folder, make_policy=LazyPolicy, **BOTH), folder, processes(workers), silent)
         results.append(rows)
     assert results[0] == results[1]
-    outcomes = [row["success_ever"] for row in results[0]]
+    outcomes = [row["success_ever"] for row in results[0][:6]]
     assert outcomes == [bool(np.random.default_rng(start).uniform(-1, 1, 4)[2] >= 0) for start in range(6)]
-    assert [row["policy_seed"] for row in results[0]] == [10 * start for start in range(6)]
+    assert [row["policy_seed"] for row in results[0]] == [10 * start for start in range(6)] * 2
 
 
 def test_failures_are_recorded_first(tmp_path):
-    rows, rollout = evaluate(plan(tmp_path, make_policy=LazyPolicy, recordings=3), tmp_path, 1, silent)
+    rows, rollout = evaluate(plan(tmp_path, make_policy=LazyPolicy, recordings=3), tmp_path, SerialPool, silent)
     failed = [row["start"] for row in rows if not row["success_ever"]]
     recorded = [row["start"] for row in rows if row["recording"]]
     assert set(failed[:3]) <= set(recorded) and len(recorded) == 3
-    assert rollout.episode.seed == starts_to_record(rows, 1)[0]
-    assert (tmp_path / f"{recorded[0]}.txt").exists()
+    assert rollout.episode.seed == failed[0]
+    assert (tmp_path / f"base-{recorded[0]}.txt").read_text() == str(recorded[0] not in failed)
 
 
 def test_without_recordings_nothing_is_recorded_and_a_rollout_still_comes(tmp_path):
-    rows, rollout = evaluate(plan(tmp_path, recordings=0), tmp_path, 1, silent)
+    rows, rollout = evaluate(plan(tmp_path, recordings=0), tmp_path, SerialPool, silent)
     assert not any(row["recording"] for row in rows) and [path.name for path in tmp_path.iterdir()] == [RESULTS]
     assert rollout.episode.seed in range(6)
 
@@ -129,50 +168,156 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     whole.mkdir()
     resumed.mkdir()
-    expected, _ = evaluate(plan(whole), whole, 1, silent)
+    expected, _ = evaluate(plan(whole), whole, SerialPool, silent)
     lines = (whole / RESULTS).read_text().splitlines()
-    assert [json.loads(line)["start"] for line in lines] == list(range(6))
-    (resumed / RESULTS).write_text("\n".join([*lines[:3], lines[3][:20]]))
+    assert json.loads(lines[0]) == {"version": 2}
+    assert [json.loads(line)["start"] for line in lines[1:]] == list(range(6))
+    (resumed / RESULTS).write_text("\n".join([*lines[:4], lines[4][:20]]))
     ran = []
-    rows, _ = evaluate(plan(resumed), resumed, 1, lambda rows: ran.append(rows[-1]["start"]))
+    rows, _ = evaluate(plan(resumed), resumed, SerialPool, lambda rows: ran.append(rows[-1]["start"]))
     assert ran == [3, 4, 5] and rows == expected
-    assert list(ResultFile(resumed / RESULTS).read()) == list(range(6))
+    assert list(ResultFile(resumed / RESULTS).read()) == [base(start) for start in range(6)]
 
 
 @pytest.mark.parametrize("damaged", [b'{"start": 1, "succ', b"\0\0\0\0", b"\xff", b"{}", b"[1]"])
 def test_a_damaged_result_is_named(tmp_path, damaged):
     path = tmp_path / RESULTS
-    path.write_bytes(b'{"start": 0}\n' + damaged + b'\n{"start": 2}\n{"sta')
-    with pytest.raises(UserError, match=f"in line 2 of {path}; found something unreadable .*its episode runs again"):
+    good = b'{"variant": "base", "start": 0, "error": null}\n'
+    path.write_bytes(b'{"version": 2}\n' + good + damaged + b"\n" + good + b'{"sta')
+    with pytest.raises(UserError, match=f"in line 3 of {path}; found something unreadable .*its episode runs again"):
         ResultFile(path).read()
 
 
 def test_an_error_of_the_simulator_is_not_a_failure_of_the_policy(tmp_path):
-    rows, _ = evaluate(plan(tmp_path, make_task=BrokenTask), tmp_path, 1, silent)
+    rows, _ = evaluate(plan(tmp_path, make_task=BrokenTask), tmp_path, SerialPool, silent)
     assert rows[2]["error"] == "RuntimeError: the simulator broke" and not rows[2]["success_ever"]
     assert all(row["error"] is None and row["success_ever"] for row in rows if row["start"] != 2)
 
 
 def test_the_maximum_reward_is_that_of_the_best_step(tmp_path):
-    rows, rollout = evaluate(plan(tmp_path, make_task=BrokenTask), tmp_path, 1, silent)
+    rows, rollout = evaluate(plan(tmp_path, make_task=BrokenTask), tmp_path, SerialPool, silent)
     best = {row["start"]: row["max_reward"] for row in rows}
     assert best[rollout.episode.seed] == pytest.approx(float(rollout.episode.reward.max()))
     assert best[2] is None and all(-0.05 < best[start] <= 0 for start in best if start != 2), "minus the distance left"
 
 
-def test_rows_without_a_maximum_reward_run_again(tmp_path):
-    expected, _ = evaluate(plan(tmp_path), tmp_path, 1, silent)
-    lines = [json.loads(line) for line in (tmp_path / RESULTS).read_text().splitlines()]
-    earlier = [{key: value for key, value in row.items() if key != "max_reward"} for row in lines[:2]]
-    (tmp_path / RESULTS).write_text("".join(json.dumps(row) + "\n" for row in [*earlier, *lines[2:]]))
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (
+            b'{"version": 3}',
+            "results of version 2 in .*; found version 3; finish this run with the version of embodied",
+        ),
+        (b'{"start": 0, "success_ever": true}', "results of version 2 in .*; found version 1; .*force=true"),
+        (b"\0\0", "the version in line 1 of .*; found something else; delete that file"),
+        (b"[]", "the version in line 1 of .*; found something else; delete that file"),
+    ],
+    ids=["newer", "older", "damaged", "no object"],
+)
+def test_results_of_another_version_are_named(tmp_path, first, message):
+    (tmp_path / RESULTS).write_bytes(first + b"\n")
+    with pytest.raises(UserError, match=message):
+        evaluate(plan(tmp_path), tmp_path, SerialPool, silent)
+    assert (tmp_path / RESULTS).read_bytes() == first + b"\n"
+
+
+def test_an_episode_that_could_not_be_run_is_tried_again(tmp_path):
+    evaluate(plan(tmp_path, make_task=BrokenTask), tmp_path, SerialPool, silent)
     ran = []
-    rows, _ = evaluate(plan(tmp_path), tmp_path, 1, lambda rows: ran.append(rows[-1]["start"]))
-    assert ran == [0, 1] and rows == expected
+    rows, _ = evaluate(plan(tmp_path), tmp_path, SerialPool, lambda rows: ran.append(rows[-1]["start"]))
+    assert ran == [2] and [row["error"] for row in rows] == [None] * 6
 
 
 def test_errors_alone_are_named(tmp_path):
     with pytest.raises(UserError, match="at least one episode .* the simulator broke"):
-        evaluate(plan(tmp_path, make_task=BrokenTask, starts=[2]), tmp_path, 1, silent)
+        evaluate(plan(tmp_path, make_task=BrokenTask, starts=[2]), tmp_path, SerialPool, silent)
+
+
+class BrokenWorld(VariedTask):
+    def step(self, action):
+        raise RuntimeError("the simulator is gone")
+
+
+def test_errors_one_after_another_end_the_evaluation(tmp_path):
+    with pytest.raises(UserError, match=f"{MOST_ERRORS_IN_A_ROW} errors in a row, the last: RuntimeError: .* is gone"):
+        evaluate(plan(tmp_path, make_task=BrokenWorld, starts=range(40)), tmp_path, SerialPool, silent)
+    assert len((tmp_path / RESULTS).read_text().splitlines()) == 1 + MOST_ERRORS_IN_A_ROW
+
+
+class NanPolicy(ExpertPolicy):
+    """Where the goal is at the left, actions are not finite."""
+
+    def step(self, histories, states, executed):
+        chunks, states = super().step(histories, states, executed)
+        if histories[0][-1].state["goal"][0] < 0:
+            chunks[0].actions[1, 0] = np.nan
+        return chunks, states
+
+
+def test_actions_that_are_not_finite_are_an_error_and_no_failure(tmp_path):
+    rows, _ = evaluate(plan(tmp_path, make_policy=NanPolicy), tmp_path, SerialPool, silent)
+    lefts = [bool(np.random.default_rng(start).uniform(-1, 1, 4)[2] < 0) for start in range(6)]
+    assert [row["error"] is not None for row in rows] == lefts and any(lefts) and not all(lefts)
+    errors = {row["error"] for row in rows if row["error"]}
+    assert errors == {
+        "expected finite actions; found nan in 'dx' of action 1; look for NaN or infinity in the observation, or train "
+        "again"
+    }
+
+
+def test_each_variant_is_run_from_each_start(tmp_path):
+    rows, _ = evaluate(plan(tmp_path, make_policy=LazyPolicy, **BOTH), tmp_path, SerialPool, silent)
+    assert [(row["variant"], row["axis"], row["start"]) for row in rows] == [
+        (variant, axis, start) for variant, axis in (("base", "base"), ("near", "place")) for start in range(6)
+    ]
+    assert all(row["first_success"] == 1 for row in rows[6:]) and not all(row["success_ever"] for row in rows[:6])
+
+
+@pytest.mark.parametrize(("recordings", "count"), [("all", 6), ("failures", None), (0, 0)])
+def test_all_failures_or_none_are_recorded(tmp_path, recordings, count):
+    rows, _ = evaluate(plan(tmp_path, make_policy=LazyPolicy, recordings=recordings), tmp_path, SerialPool, silent)
+    failed = [row["start"] for row in rows if not row["success_ever"]]
+    recorded = [row["start"] for row in rows if row["recording"]]
+    assert recorded == (failed if count is None else list(range(count))) and 0 < len(failed) < 6
+    assert all((tmp_path / row["recording"]).exists() for row in rows if row["recording"])
+    again, _ = evaluate(plan(tmp_path, make_policy=LazyPolicy, recordings=recordings), tmp_path, SerialPool, silent)
+    assert again == rows, "the recordings of episodes that ran before are not forgotten"
+
+
+def test_without_delay_a_policy_that_thinks_no_time_acts_as_ever():
+    at_once = run_episode(ReachTask(), ExpertPolicy(), 1, 0, delay_steps=0)
+    assert at_once.chunk_steps.tolist() == list(range(0, 40, 4))
+
+
+def test_while_a_policy_thinks_the_world_goes_on_and_the_robot_holds():
+    """Chunks of 4 with 3 steps of thinking: 4 actions, 3 steps still, 4 actions that were computed 3 steps before."""
+    rollout = run_episode(ReachTask(), ExpertPolicy(), 1, 0, delay_steps=3)
+    assert rollout.chunk_steps.tolist() == [0, 7, 14, 21, 28, 35]
+    executed, point = rollout.episode.executed, rollout.episode.state["point"]
+    assert np.array_equal(executed[4:7, :2], np.zeros((3, 2))) and (executed[4:7, 2] == executed[3, 2]).all()
+    assert np.array_equal(point[4:8], np.repeat(point[4:5], 4, axis=0)), "it stands still"
+    assert np.array_equal(executed[7:11], rollout.chunk_actions[1])
+    delayed, prompt = rollout.episode, run_episode(ReachTask(), ExpertPolicy(), 1, 0).episode
+    assert delayed.first_success > prompt.first_success
+
+
+def test_a_robot_that_takes_targets_holds_the_last_one():
+    last = np.array([0.3, -0.2, 1.0], np.float32)
+    assert np.array_equal(hold(absolute_spec().action, last), last)
+    assert np.array_equal(hold(toy_spec().action, last), np.array([0, 0, 1], np.float32))
+
+
+class StagedTask(ReachTask):
+    def step(self, action):
+        step = super().step(action)
+        self.halfway = getattr(self, "halfway", False) or abs(self.point - self.goal).max() < 0.5
+        step.info["stages"] = {"halfway": self.halfway, "there": step.info["success_ever"]}
+        return step
+
+
+def test_sub_stages_are_those_of_the_episodes_end():
+    assert run_episode(StagedTask(), ExpertPolicy(), 1, 0).stages == {"halfway": True, "there": True}
+    assert run_episode(ReachTask(), ExpertPolicy(), 1, 0).stages == {}
 
 
 def other_task_policy():
@@ -182,7 +327,7 @@ def other_task_policy():
 
 def test_a_policy_of_another_task_is_refused(tmp_path):
     with pytest.raises(UserError, match="a policy for task toy/reach; found one for toy/other .*control_hz"):
-        evaluate(plan(tmp_path, make_policy=other_task_policy), tmp_path, 1, silent)
+        evaluate(plan(tmp_path, make_policy=other_task_policy), tmp_path, SerialPool, silent)
 
 
 @pytest.mark.parametrize(("settings", "k"), [({**SDP, "k": 3}, 3), (DIFFUSION, 4)], ids=["sdp", "diffusion"])

@@ -8,7 +8,7 @@ import pytest
 from pool_workers import make_mortal, make_square, make_suicide
 
 from embodied.errors import UserError
-from embodied.process_pool import ProcessPool
+from embodied.process_pool import ProcessPool, SerialPool, pool_of
 
 
 def test_processes_give_results_in_order():
@@ -32,3 +32,11 @@ def test_a_process_that_dies_is_replaced_and_its_work_done_again(tmp_path, worke
 def test_a_pool_needs_a_worker():
     with pytest.raises(UserError, match="workers of at least 1; found 0"):
         ProcessPool(make_square, 0)
+
+
+def test_no_worker_is_this_process():
+    with pool_of(make_square, 0) as pool:
+        assert isinstance(pool, SerialPool) and list(pool.map(range(5))) == [(n, n * n) for n in range(5)]
+    assert isinstance(pool_of(make_square, 2), ProcessPool) and isinstance(pool_of(make_square, None), ProcessPool)
+    with pytest.raises(UserError, match="workers of at least 1; found -1; set workers=1 or more, or 0 for none"):
+        pool_of(make_square, -1)

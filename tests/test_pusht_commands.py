@@ -15,7 +15,7 @@ from embodied.datasets.open_store import open_store
 
 SMALL = ["training.steps=4", "training.batch_size=8", "network.width=16", "network.depth=1", "network.heads=2"]
 PIXELS = ["task=pusht/pixels", "task.camera_size=24", "encoder=conv_small"]
-SHORT = ["eval.episodes=2", "eval.recordings=1", "eval.latency_observations=5", "task.horizon=20", "workers=1"]
+SHORT = ["eval.episodes=2", "eval.recordings=1", "eval.latency_observations=5", "task.horizon=20", "workers=0"]
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from toy_specs import toy_settings
 from embodied.collection import collect, on_processes, on_ray
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
-from embodied.process_pool import MOST_DEATHS
+from embodied.evaluation.runner import evaluate
+from embodied.process_pool import MOST_DEATHS, SerialPool
 from embodied.ray_pool import RayPool, import_ray
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -101,3 +102,16 @@ def test_no_cluster_there_and_too_few_workers(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"Ray for engine=ray; found .*; pip install 'embodied-policies\[ray\]'"):
         import_ray()
+
+
+def test_an_evaluation_ends_the_same_on_ray(cluster, tmp_path):
+    from test_evaluation import BOTH, LazyPolicy, plan, silent
+
+    outcomes = []
+    for pool in (SerialPool, functools.partial(RayPool, workers=None, address=cluster.address)):
+        folder = tmp_path / str(len(outcomes))
+        folder.mkdir()
+        rows, rollout = evaluate(plan(folder, make_policy=LazyPolicy, **BOTH), folder, pool, silent)
+        outcomes.append((rows, rollout.episode.executed.tolist(), sorted(path.name for path in folder.iterdir())))
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0][2]) == 3, "two recordings, which came here through Ray, and the results"

@@ -30,7 +30,7 @@ class Cheat:
         return np.full(self.task.spec.action.size, self.command), None
 """
 CHEAT = {"name": "module", "target": "cheating:Cheat", "settings": {"command": 0.25}}
-PEN = ["task=adroit/pen", "task.horizon=40", "expert=module", "expert.target=cheating:Cheat", "workers=1"]
+PEN = ["task=adroit/pen", "task.horizon=40", "expert=module", "expert.target=cheating:Cheat", "workers=0"]
 PEN += ["+expert.settings.command=0.25"]
 
 
@@ -106,7 +106,7 @@ def test_the_tasks_own_expert_is_the_default():
     ],
 )
 def test_mistakes_are_one_line(capsys, words, message):
-    code, _, text = embodied(capsys, "collect", "task=adroit/door", *words, "episodes=1", "workers=1")
+    code, _, text = embodied(capsys, "collect", "task=adroit/door", *words, "episodes=1", "workers=0")
     assert code == 2 and message in text and "Traceback" not in text
 
 

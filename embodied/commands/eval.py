@@ -1,157 +1,217 @@
-"""`embodied eval`: a checkpoint on addressed starts, over processes, with intervals and latency."""
+"""`embodied eval`: a checkpoint, a policy server or an expert on addressed starts, with intervals and latency."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from embodied.catalog import make_task
+from embodied.catalog import chosen_variants, make_task, nearest
+from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
 from embodied.console import Progress, say
 from embodied.errors import UserError
-from embodied.evaluation.latency import measure_latency
-from embodied.evaluation.runner import RESULTS, EvaluationPlan, ResultFile, evaluate
-from embodied.evaluation.statistics import bootstrap_mean_interval, wilson_interval
-from embodied.policies.denoising_policy import DenoisingPolicy
-from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_policy
+from embodied.evaluation.breakdown import by_axis, by_variant, overall, variant_mean
+from embodied.evaluation.result_file import BASE, RESULTS, EpisodeAddress, ResultFile
+from embodied.evaluation.runner import EvaluationPlan, MakePool, Recordings, evaluate
 from embodied.policies.seeded_noise import mixed_seed
+from embodied.process_pool import pool_of
+from embodied.protocols import Task, Variant
+from embodied.ray_pool import RayPool
 from embodied.replay.rollout_file import SavedRollout, save_rollout
 from embodied.run_directory import RunDirectory, find_run
-from embodied.training.checkpoint import find_checkpoint
-from embodied.types import Json, Observation, Rollout
+from embodied.types import Json, Rollout
+
+HOW = ("engine", "ray_address")  # keys of conf/evaluation that change no result
+RECORDED_AS = ("rerun", "video")
 
 
 def run(config: DictConfig) -> Path:
-    """Evaluate the checkpoint that `config.run` names (conf/eval.yaml).
+    """Evaluate what the configuration names (conf/eval.yaml).
 
     Raises:
-        UserError: no such checkpoint, settings that it cannot run with, or a run to resume that was of another one.
+        UserError: nothing that can be evaluated so, or a run to resume that was of another policy.
     """
     config = _as_it_began(config)
     check(config)
-    checkpoint = _resolve(config)
-    settings = {name: value for name, value in config.policy.items() if value is not None}
-    policy, description = load_policy(checkpoint)
-    policy.configure(**settings)
-    # The weights' hash makes the run's name: the same checkpoint under another path is the same evaluation, and a
-    # retrained one is not. So do the settings that hold, whether they were given or are the checkpoint's own.
-    weights = hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
-    run_time = {name: getattr(policy, name) for name in policy.run_time_settings}
+    policy = evaluated_policy(config)
+    variants = chosen_variants(policy.facts["task"], config.variants)
     with open_dict(config):
-        config.update({"weights": weights, "setting": policy.label, "run_time": run_time})
-    stem = f"{description.spec.task}-{description.network['name']}-{policy.label}"
-    directory = RunDirectory.open("eval", stem, config, volatile=["run", "policy"])
+        config.update(policy.identity)
+    directory = RunDirectory.open("eval", policy.stem, config, volatile=["run", "policy", *HOW])
     with directory.lock():
         if directory.is_finished:
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
             return directory.path / "summary.json"
-        if directory.config.weights != weights or dict(directory.config.run_time) != run_time:
+        began = OmegaConf.to_container(OmegaConf.masked_copy(directory.config, list(policy.identity)))
+        if began != policy.identity:
             raise UserError(
                 expected=f"the weights and settings that {directory.path} began with",
-                found=f"others in {checkpoint}",
+                found=f"others in {policy.facts['checkpoint']['run']}",
                 remedy="name the checkpoint that it began with, or evaluate this one without resume=",
             )
-        return _evaluate(directory, checkpoint, settings, policy, description)
+        return _evaluate(directory, policy, variants)
 
 
 def _as_it_began(config: DictConfig) -> DictConfig:
-    """Of a resumed evaluation the checkpoint and the policy's settings are those that it began with."""
+    """Of a resumed evaluation the policy, its settings and its task are those that it began with."""
     if config.resume is None:
         return config
     began = find_run(str(config.resume), commands=["eval"], run_root=config.run_root) / "config.yaml"
     saved = OmegaConf.load(began)
-    return OmegaConf.merge(config, {"run": saved.run, "policy": saved.policy})  # type: ignore[return-value]
+    kept = {key: saved[key] for key in ("run", "policy", "server", "task", "expert") if key in saved}
+    return OmegaConf.merge(config, kept)  # type: ignore[return-value]
 
 
 def check(config: DictConfig) -> None:
-    """Check numbers (conf/evaluation) before anything takes time.
+    """Check the keys of conf/evaluation before anything takes time.
 
     Raises:
-        UserError: a number below what makes sense.
+        UserError: a number below what makes sense, or a word that means nothing.
     """
-    for name, least in (("episodes", 1), ("recordings", 0), ("latency_observations", 1), ("first_start", 0)):
+    leasts = {"episodes": 1, "latency_observations": 1, "first_start": 0, "delay_steps": 0}
+    if isinstance(config.recordings, int) and not isinstance(config.recordings, bool):
+        leasts["recordings"] = 0
+    elif config.recordings not in ("all", "failures"):
+        raise UserError(
+            expected="recordings as a number, all, or failures",
+            found=str(config.recordings),
+            remedy="set recordings=0 for none",
+        )
+    for name, least in leasts.items():
         if config[name] < least:
             raise UserError(
                 expected=f"{name} of at least {least}", found=str(config[name]), remedy=f"set {name}={least} or more"
             )
+    for name, words in (("engine", ("processes", "ray")), ("recorded_as", RECORDED_AS)):
+        if config[name] not in words:
+            raise UserError(
+                expected=f"{name} {' or '.join(words)}",
+                found=str(config[name]),
+                remedy=nearest(str(config[name]), words),
+            )
 
 
-def _resolve(config: DictConfig) -> Path:
-    """The checkpoint that run= names: a path, or the name of a training run under run_root."""
-    named = Path(config.run)
-    under_root = Path(config.run_root) / "train" / named
-    return find_checkpoint(
-        named.parent if named.name == "summary.json" else under_root if under_root.is_dir() else named
-    )
+def make_variant(config: Json, variant: str) -> Task:
+    """A task as its configuration says, in one variant."""
+    return make_task(config if variant == BASE else {**config, "variant": variant})
 
 
-def make_policy(checkpoint: Path, settings: dict[str, Any]) -> DenoisingPolicy:
-    """A policy for a worker process, with one thread: the processes already use the cores."""
-    import torch
-
-    torch.set_num_threads(1)
-    policy, _ = load_policy(checkpoint)
-    policy.configure(**settings)
-    return policy
+def draw(task: Task, rollout: Rollout) -> SavedRollout:
+    """What a recording shows, as the process with the simulator can tell it."""
+    return SavedRollout(rollout, task.scene(), task.body_poses(rollout.episode.physics), task.spec)
 
 
-def record_rollout(folder: Path, title: str, task: Any, rollout: Rollout) -> str:
-    """Keep a rollout and its Rerun recording in the run directory; returns the recording's name within it."""
-    from embodied.replay.recording import write_recording  # seconds to import, which most worker processes save
+def keep(folder: Path, title: str, recorded_as: str, address: EpisodeAddress, saved: SavedRollout) -> str:
+    """A rollout and its recording in the run directory; returns the recording's name within it."""
+    name = str(address.start) if address.variant == BASE else f"{address.variant}-{address.start}"
+    for part in ("rollouts", "recordings"):
+        (folder / part).mkdir(exist_ok=True)
+    save_rollout(folder / "rollouts" / f"{name}.npz", saved.rollout, saved.scene, saved.body_poses, saved.spec)
+    if recorded_as == "video":
+        from embodied.replay.video import write_video
 
-    start = rollout.episode.seed
-    rollouts, recordings = folder / "rollouts", folder / "recordings"
-    rollouts.mkdir(exist_ok=True)
-    recordings.mkdir(exist_ok=True)
-    saved = SavedRollout(rollout, task.scene(), task.body_poses(rollout.episode.physics), task.spec)
-    save_rollout(rollouts / f"{start}.npz", saved.rollout, saved.scene, saved.body_poses, saved.spec)
-    write_recording(recordings / f"{start}.rrd", saved, f"{title}, start {start}")
-    return f"recordings/{start}.rrd"
+        write_video(folder / "recordings" / f"{name}.mp4", saved.rollout.episode.images, saved.spec.control_hz)
+        return f"recordings/{name}.mp4"
+    from embodied.replay.recording import write_recording  # seconds to import
+
+    write_recording(folder / "recordings" / f"{name}.rrd", saved, f"{title}, start {name}")
+    return f"recordings/{name}.rrd"
 
 
-def _evaluate(
-    directory: RunDirectory,
-    checkpoint: Path,
-    settings: dict[str, Any],
-    policy: DenoisingPolicy,
-    description: PolicyDescription,
-) -> Path:
+def _pool(config: DictConfig) -> MakePool:
+    if config.engine == "ray":
+        return functools.partial(RayPool, workers=config.workers, address=config.ray_address)
+    return functools.partial(pool_of, workers=config.workers)
+
+
+def _recordings(config: DictConfig, policy: EvaluatedPolicy) -> Recordings:
+    """As configured.
+
+    Raises:
+        UserError: videos of a task without cameras.
+    """
+    if config.recorded_as == "video" and config.recordings != 0 and not policy.task.get("cameras", True):
+        raise UserError(
+            expected=f"cameras of {policy.facts['task']} for recorded_as=video",
+            found="none",
+            remedy="record with recorded_as=rerun, which needs none",
+        )
+    return config.recordings
+
+
+def _evaluate(directory: RunDirectory, policy: EvaluatedPolicy, variants: Sequence[Variant]) -> Path:
     config = directory.config
+    title = f"{policy.facts['task']}, {policy.label}"
     plan = EvaluationPlan(
-        make_task=functools.partial(make_task, description.task),
-        make_policy=functools.partial(make_policy, checkpoint, settings),
-        record=functools.partial(record_rollout, directory.path, f"{description.spec.task}, {policy.label}"),
+        make_task=functools.partial(make_variant, policy.task),
+        make_policy=policy.make_policy,
+        draw=draw,
+        keep=functools.partial(keep, directory.path, title, config.recorded_as),
         policy_seed=functools.partial(mixed_seed, config.policy_seed),
         starts=range(config.first_start, config.first_start + config.episodes),
-        recordings=config.recordings,
+        recordings=_recordings(config, policy),
+        variants=[variant.id for variant in variants],
+        axes=[variant.axis for variant in variants],
+        delay_steps=config.delay_steps,
     )
     begun_s = time.perf_counter()
     done = len(ResultFile(directory.path / RESULTS).read())
-    with Progress(f"eval {policy.label}", config.episodes, "episodes", done=done) as progress:
+    with Progress(f"eval {policy.label}", len(plan.addresses), "episodes", done=done) as progress:
 
         def report(rows: list[Json]) -> None:
             ran = [row["success_ever"] for row in rows if row["error"] is None]
             progress.advance(len(rows) - progress.done, **({"success": float(np.mean(ran))} if ran else {}))
 
-        rows, rollout = evaluate(plan, directory.path, config.workers, report)
-    timings = {
-        "wall_s": time.perf_counter() - begun_s,
-        "latency": measure_latency(policy, observations_of(rollout), config.latency_observations),
-    }
-    result = {**_figures(rows), **_facts(policy, description, checkpoint), "timings": timings}
-    summary = directory.write_summary(result)
-    ever, latency = result["success"]["ever"], timings["latency"]["observation_ms"]
-    calls = policy.calls_per_observation
-    say(
-        f"{policy.label}: success {ever['k']}/{ever['n']} [{ever['low']:.3f}, {ever['high']:.3f}], "
-        f"{_graded(result)}{calls} network calls and {latency['p50']:.2f} ms an observation (p95 {latency['p95']:.2f})"
-    )
+        rows, rollout = evaluate(plan, directory.path, _pool(config), report)
+    timings = {"wall_s": time.perf_counter() - begun_s, "latency": policy.latency(rollout)}
+    result = {**overall(rows), **policy.facts, **_variant_figures(rows, variants), "delay_steps": config.delay_steps}
+    summary = directory.write_summary({**result, "timings": timings})
+    _say(policy, result, timings["latency"]["observation_ms"])
     return summary
+
+
+def _variant_figures(rows: Sequence[Json], variants: Sequence[Variant]) -> Json:
+    return {
+        "variants": by_variant(rows, variants),
+        "axes": by_axis(rows, variants),
+        "variant_mean": variant_mean(rows, variants),
+    }
+
+
+def _say(policy: EvaluatedPolicy, result: Json, latency_ms: Json) -> None:
+    ever, calls = result["success"]["ever"], result["network_calls_per_observation"]
+    says = "" if calls is None else f"{calls:g} network calls and "
+    say(
+        f"{policy.label}: success {ever['k']}/{ever['n']} [{ever['low']:.3f}, {ever['high']:.3f}], {_graded(result)}"
+        f"{_errors(result)}{says}{latency_ms['p50']:.2f} ms an observation (p95 {latency_ms['p95']:.2f})"
+    )
+    if len(result["variants"]) == 1:
+        return
+    for axis in result["axes"]:
+        rate = axis["success"]["ever"]
+        if rate is None:
+            continue
+        difference = axis["difference"]
+        against = (
+            ""
+            if difference is None
+            else (f", {difference['estimate']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}] against base")
+        )
+        say(f"  {axis['axis']}: {rate['k']}/{rate['n']} [{rate['low']:.3f}, {rate['high']:.3f}]{against}")
+    mean = result["variant_mean"]
+    if mean is not None:
+        say(
+            f"  mean over {mean['variants']} variants: {mean['ever']['mean']:.3f} [{mean['ever']['low']:.3f}, "
+            f"{mean['ever']['high']:.3f}], at the last step {mean['last']['mean']:.3f}"
+        )
+
+
+def _errors(result: Json) -> str:
+    return f"{result['errors']} could not be run, " if result["errors"] else ""
 
 
 def _graded(result: Json) -> str:
@@ -160,67 +220,3 @@ def _graded(result: Json) -> str:
         return ""
     reward = result["mean_max_reward"]
     return f"mean maximum reward {reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}], "
-
-
-def observations_of(rollout: Rollout) -> list[Observation]:
-    """The observations of a rollout, one every control step."""
-    episode = rollout.episode
-    return [
-        Observation(
-            state={name: rows[t] for name, rows in episode.state.items()},
-            images={name: rows[t] for name, rows in episode.images.items()},
-            instruction=episode.instruction,
-            time_s=float(episode.time_s[t]),
-        )
-        for t in range(episode.length)
-    ]
-
-
-def _figures(rows: list[Json]) -> Json:
-    ran = [row for row in rows if row["error"] is None]
-
-    def success(key: str) -> Json:
-        k, n = sum(row[key] for row in ran), len(ran)
-        low, high = wilson_interval(k, n)
-        return {"k": k, "n": n, "rate": k / n, "low": low, "high": high}
-
-    steps = [row["first_success"] for row in ran if row["first_success"] is not None]
-    return {
-        "episodes": rows,
-        "success": {"ever": success("success_ever"), "last": success("success_last")},
-        "mean_return": float(np.mean([row["return"] for row in ran])),
-        "mean_max_reward": _mean_max_reward([row["max_reward"] for row in ran]),
-        "mean_steps_to_success": float(np.mean(steps)) if steps else None,
-        "errors": len(rows) - len(ran),
-    }
-
-
-def _mean_max_reward(rewards: list[float]) -> Json:
-    """The score of tasks whose reward is graded, such as Push-T: of each episode its best step."""
-    low, high = bootstrap_mean_interval(rewards)
-    return {"mean": float(np.mean(rewards)), "n": len(rewards), "low": low, "high": high}
-
-
-def _facts(policy: DenoisingPolicy, description: PolicyDescription, checkpoint: Path) -> Json:
-    calls = policy.calls_per_observation
-    return {
-        "task": description.spec.task,
-        "policy": description.policy["name"],
-        "network": description.network["name"],
-        "encoder": description.encoder["name"],
-        "setting": policy.label,
-        "run_time_settings": {name: getattr(policy, name) for name in policy.run_time_settings},
-        "checkpoint": {
-            "run": str(checkpoint),
-            "step": description.step,
-            **{key: description.provenance[key] for key in ("config_hash", "method_hash", "seed")},
-        },
-        "parameters": sum(parameter.numel() for parameter in policy.parameters()),
-        "horizon": description.spec.horizon,
-        "action_steps": policy.action_steps,
-        "history": policy.history,
-        "buffer": policy.horizon,
-        "network_calls_per_observation": calls,
-        "network_calls_per_action": calls / policy.action_steps,
-        "first_observation_calls": policy.first_observation_calls,
-    }

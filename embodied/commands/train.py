@@ -14,6 +14,7 @@ import embodied
 from embodied.catalog import STATE_ENCODER, TASK_EXPERT
 from embodied.commands import collect as collect_command
 from embodied.commands import eval as eval_command
+from embodied.configuration import check
 from embodied.console import Progress, say
 from embodied.errors import UserError
 from embodied.fingerprint import fingerprint
@@ -201,18 +202,9 @@ def _named(expert: DictConfig) -> str:
 
 def _evaluate(directory: RunDirectory) -> dict[str, Any]:
     config = directory.config
-    settings = dict.fromkeys(("k", "initialization", "initial_calls", "sampler", "calls"))
-    eval_config = OmegaConf.create(
-        {
-            **{key: config[key] for key in SHARED_RUN_KEYS},
-            "name": None,
-            "force": False,
-            "resume": None,
-            "run": str(directory.path),
-            **config.eval,
-            "policy": settings,
-        }
-    )
+    shared = {key: config[key] for key in SHARED_RUN_KEYS}
+    # What the training does not say is as for `embodied eval`, which so finds this evaluation again.
+    eval_config = OmegaConf.merge(check("eval", []), config.eval, {**shared, "run": str(directory.path)})
     path = eval_command.run(eval_config)
     summary = json.loads(path.read_text())
     return {

@@ -1,74 +1,132 @@
-"""Many evaluation episodes over processes; results are appended episode by episode, so a killed run goes on."""
+"""Many evaluation episodes over processes or machines, each addressed; results are kept episode by episode."""
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from embodied.errors import UserError
 from embodied.evaluation.episodes import check_policy_fits, run_episode
-from embodied.process_pool import ProcessPool
+from embodied.evaluation.result_file import BASE, RESULTS, EpisodeAddress, ResultFile
 from embodied.protocols import Policy, Task
 from embodied.types import Json, Rollout
 
-RESULTS = "episodes.jsonl"
+# An evaluation stops when so many episodes in a row end in an error: what they need is gone.
+MOST_ERRORS_IN_A_ROW = 10
+
+Recordings = int | Literal["all", "failures"]  # a number: failures first, then successes
+
+
+class Pool(Protocol):
+    """A `ProcessPool` or `RayPool` whose workers are `EpisodeWorker`s."""
+
+    def map(self, items: Iterable[Any]) -> Iterator[tuple[Any, Any]]: ...
+
+
+MakePool = Callable[[Callable[[], Any]], AbstractContextManager[Pool]]
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to run. The three callables are imported by the worker processes, so they must be picklable."""
+    """What to run. What worker processes call must be importable there, so picklable."""
 
-    make_task: Callable[[], Task]
-    make_policy: Callable[[], Policy]
-    record: Callable[[Task, Rollout], str]  # keeps a rollout for replay and says where
+    make_task: Callable[[str], Task]  # of a variant; called by workers
+    make_policy: Callable[[Task], Policy]  # for that task; called by workers
+    draw: Callable[[Task, Rollout], Any]  # what a recording needs of an episode; called by workers
+    keep: Callable[[EpisodeAddress, Any], str]  # what was drawn, on disk; says where
     policy_seed: Callable[[int], int]  # of a start id
     starts: Sequence[int]
-    recordings: int
+    recordings: Recordings
+    variants: Sequence[str] = (BASE,)
+    axes: Sequence[str] = (BASE,)  # of each variant
+    delay_steps: int = 0  # that a policy takes to think
+
+    @property
+    def addresses(self) -> list[EpisodeAddress]:
+        return [EpisodeAddress(variant, start) for variant in self.variants for start in self.starts]
+
+    def axis(self, variant: str) -> str:
+        """The axis that a variant is one of."""
+        return self.axes[list(self.variants).index(variant)]
 
 
 @dataclass(frozen=True)
 class _Work:
-    start: int
-    record: bool = False
+    address: EpisodeAddress
+    draw: Literal["never", "failure", "always"] = "never"
     hand_over: bool = False  # the rollout too, and not only its result
 
 
-class _EpisodeWorker:
-    """What an evaluation process keeps: its task and its policy."""
+@dataclass(frozen=True)
+class _Ran:
+    row: Json
+    drawn: Any = None
+    rollout: Rollout | None = None
+
+
+class EpisodeWorker:
+    """What an evaluation process keeps: the task of one variant, and the policy."""
 
     def __init__(self, plan: EvaluationPlan) -> None:
         self._plan = plan
-        self._task = plan.make_task()
-        self._policy = plan.make_policy()
-        check_policy_fits(self._policy, self._task)
+        self._variant: str | None = None
+        self._prepare(plan.variants[0])
 
-    def __call__(self, work: _Work) -> tuple[Json, Rollout | None]:
-        """The result row, and the rollout where it is asked for."""
-        policy_seed = self._plan.policy_seed(work.start)
+    def __call__(self, work: _Work) -> _Ran:
+        """One episode. Whatever goes wrong in it is an error of the infrastructure, not a failure of the policy."""
+        plan, address = self._plan, work.address
+        policy_seed = plan.policy_seed(address.start)
+        facts = {
+            "variant": address.variant,
+            "axis": plan.axis(address.variant),
+            "start": address.start,
+            "policy_seed": policy_seed,
+        }
+        self._prepare(address.variant)
         try:
-            rollout = run_episode(self._task, self._policy, work.start, policy_seed)
-        except UserError:
-            raise
-        except Exception as error:  # the simulator broke: an error of the infrastructure, not a failure of the policy
-            return _error_row(work.start, policy_seed, error), None
-        row = _row(rollout, policy_seed)
-        if work.record:
-            row |= {"recording": self._plan.record(self._task, rollout)}
-        return row, rollout if work.hand_over else None
+            rollout = run_episode(
+                self._task,
+                self._policy,
+                address.start,
+                policy_seed,
+                variant=address.variant,
+                delay_steps=plan.delay_steps,
+            )
+        except UserError as error:
+            return _Ran({**facts, **_error_figures(str(error))})
+        except Exception as error:
+            self._variant = None  # a simulator that broke is not used again
+            return _Ran({**facts, **_error_figures(f"{type(error).__name__}: {error}")})
+        row = {**facts, **_figures(rollout)}
+        wanted = work.draw == "always" or (work.draw == "failure" and not row["success_ever"])
+        return _Ran(row, plan.draw(self._task, rollout) if wanted else None, rollout if work.hand_over else None)
+
+    def _prepare(self, variant: str) -> None:
+        """Have the task of this variant, and the policy for it.
+
+        Raises:
+            UserError: it cannot be made, or the policy does not fit it: no episode could be run.
+        """
+        if variant == self._variant:
+            return
+        if self._variant is not None:
+            self._task.close()
+        self._task = self._plan.make_task(variant)
+        self._policy = self._plan.make_policy(self._task)
+        check_policy_fits(self._policy, self._task)
+        self._variant = variant
 
 
-def _row(rollout: Rollout, policy_seed: int) -> Json:
+def _figures(rollout: Rollout) -> Json:
     episode = rollout.episode
     return {
-        "start": episode.seed,
-        "policy_seed": policy_seed,
         "success_ever": episode.success_ever,
         "success_last": episode.success_last,
         "first_success": episode.first_success,
+        "stages": {name: bool(reached) for name, reached in rollout.stages.items()},
         "return": float(episode.reward.sum()),
         "max_reward": float(episode.reward.max()),
         "length": episode.length,
@@ -77,101 +135,106 @@ def _row(rollout: Rollout, policy_seed: int) -> Json:
     }
 
 
-def _error_row(start: int, policy_seed: int, error: Exception) -> Json:
+def _error_figures(error: str) -> Json:
     return {
-        "start": start,
-        "policy_seed": policy_seed,
         "success_ever": False,
         "success_last": False,
         "first_success": None,
+        "stages": {},
         "return": 0.0,
         "max_reward": None,
         "length": 0,
-        "error": f"{type(error).__name__}: {error}",
+        "error": error,
         "recording": None,
     }
 
 
-class ResultFile:
-    """One JSON line an episode, on the disk before the next one counts."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self) -> dict[int, Json]:
-        """Rows by start id. A last line that a crash tore is cut off, and its episode runs again.
-
-        So does one that an earlier version wrote, before there was a maximum reward.
-
-        Raises:
-            UserError: another line is damaged.
-        """
-        if not self._path.exists():
-            return {}
-        *lines, torn = self._path.read_bytes().split(b"\n")
-        if torn:
-            self._path.write_bytes(b"".join(line + b"\n" for line in lines))
-        rows = dict(self._row(number, line) for number, line in enumerate(lines, 1))
-        return {start: row for start, row in rows.items() if "max_reward" in row}
-
-    def _row(self, number: int, line: bytes) -> tuple[int, Json]:
-        try:
-            row = json.loads(line)
-            return int(row["start"]), row
-        except (ValueError, LookupError, TypeError) as error:
-            raise UserError(
-                expected=f"the result of an episode in line {number} of {self._path}",
-                found=f"something unreadable ({type(error).__name__}: {error})",
-                remedy="delete that line, then give the same command again: its episode runs again",
-            ) from error
-
-    def append(self, row: Json) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
 def evaluate(
-    plan: EvaluationPlan, folder: Path, workers: int | None, report: Callable[[list[Json]], None]
+    plan: EvaluationPlan, folder: Path, make_pool: MakePool, report: Callable[[list[Json]], None]
 ) -> tuple[list[Json], Rollout]:
-    """Run every start that `folder` has no result for yet, then record some: failures first.
+    """Run every episode that `folder` has no result for yet, and record as many as the plan says.
 
-    Every episode is a function of its start and policy seed, so a recorded one is simply run again.
+    Every episode is a function of its address, so one that is recorded afterwards is simply run again.
+
+    Args:
+        make_pool: of the workers that the given function makes.
+        report: takes all rows so far after each episode.
 
     Returns:
-        One row a start, in the order of `plan.starts`, and one recorded rollout.
+        One row an episode, in the order of `plan.addresses`, and one rollout.
 
     Raises:
-        UserError: the policy does not fit the task, a process died, a result is damaged, or no episode ran without an
-            error.
+        UserError: the policy does not fit the task, processes die, a result is damaged, episodes end in errors one
+            after another, or none ran without an error. What ran is kept: the same evaluation goes on from there.
     """
     results = ResultFile(folder / RESULTS)
     rows = results.read()
-    with ProcessPool(functools.partial(_EpisodeWorker, plan), workers) as pool:
-        missing = [_Work(start) for start in plan.starts if start not in rows]
-        for work, (row, _) in pool.map(missing):
-            results.append(row)
-            rows[work.start] = row
-            report(list(rows.values()))
-        chosen = starts_to_record([rows[start] for start in plan.starts], max(1, plan.recordings))
-        keep = plan.recordings > 0  # without recordings one rollout is still run again, for its observations
+    with make_pool(_Workers(plan)) as pool:
+        _run_missing(plan, results, rows, pool, report)
+        ordered = [rows[address] for address in plan.addresses]
+        chosen = _to_run_again(plan.recordings, ordered)
+        keep = isinstance(plan.recordings, int) and plan.recordings > 0
         rollouts = []
-        for work, (row, rollout) in pool.map(_Work(start, record=keep, hand_over=True) for start in chosen):
-            if rollout is not None:
-                rows[work.start] = row
-                rollouts.append(rollout)
+        again = [_Work(address, draw="always" if keep else "never", hand_over=not place) for place, address in chosen]
+        for work, ran in pool.map(again):
+            if ran.rollout is not None:
+                rollouts.append(ran.rollout)
+            if ran.drawn is not None:
+                rows[work.address]["recording"] = plan.keep(work.address, ran.drawn)
     if not rollouts:
-        errors = sorted({str(row["error"]) for row in rows.values()})
+        errors = sorted({str(row["error"]) for row in ordered})
         raise UserError(
             expected="at least one episode that runs to its end",
             found=f"errors only ({'; '.join(errors[:3])})",
-            remedy="mend what they name, then evaluate again with force=true",
+            remedy="mend what they name, then give the same command again: it tries them again",
         )
-    return [rows[start] for start in plan.starts], rollouts[0]
+    return ordered, rollouts[0]
 
 
-def starts_to_record(rows: Sequence[Json], count: int) -> list[int]:
-    """Failures first, then successes, each in the order of their starts; episodes with errors never."""
-    ran = [row for row in rows if row["error"] is None]
-    return [row["start"] for row in sorted(ran, key=lambda row: row["success_ever"])][:count]
+@dataclass(frozen=True)
+class _Workers:
+    """Makes a worker, in whatever process."""
+
+    plan: EvaluationPlan
+
+    def __call__(self) -> EpisodeWorker:
+        return EpisodeWorker(self.plan)
+
+
+def _run_missing(
+    plan: EvaluationPlan,
+    results: ResultFile,
+    rows: dict[EpisodeAddress, Json],
+    pool: Pool,
+    report: Callable[[list[Json]], None],
+) -> None:
+    """Add the rows that are missing, on disk too."""
+    draw: Literal["never", "failure", "always"] = (
+        "always" if plan.recordings == "all" else "failure" if plan.recordings == "failures" else "never"
+    )
+    missing = [_Work(address, draw) for address in plan.addresses if address not in rows]
+    errors = 0
+    for work, ran in pool.map(missing):
+        row = ran.row
+        if ran.drawn is not None:
+            row["recording"] = plan.keep(work.address, ran.drawn)
+        results.append(row)
+        rows[work.address] = row
+        report(list(rows.values()))
+        errors = errors + 1 if row["error"] else 0
+        if errors >= MOST_ERRORS_IN_A_ROW:
+            raise UserError(
+                expected="episodes that run to their end",
+                found=f"{errors} errors in a row, the last: {row['error']}",
+                remedy="mend what it names, then give the same command again: it keeps what ran and tries these again",
+            )
+
+
+def _to_run_again(recordings: Recordings, rows: Sequence[Json]) -> list[tuple[int, EpisodeAddress]]:
+    """Numbered from 0: the episodes to record, and at least one, whose rollout is wanted; errors never.
+
+    Failures come first, then successes, each in the order of their addresses.
+    """
+    ran = sorted((row for row in rows if row["error"] is None), key=lambda row: row["success_ever"])
+    count = max(1, recordings) if isinstance(recordings, int) else 1
+    return list(enumerate(EpisodeAddress(row["variant"], row["start"]) for row in ran[:count]))

@@ -77,6 +77,7 @@ def save_rollout(path: str | Path, rollout: Rollout, scene: Scene, body_poses: n
         "format": FORMAT,
         "version": VERSION,
         "spec": spec.to_json(),
+        "stages": rollout.stages,
         "scene": scene_json,
         "task": episode.task,
         "seed": int(episode.seed),
@@ -307,7 +308,8 @@ def _decode(header: Json, arrays: dict[str, np.ndarray]) -> SavedRollout:
         provenance=dict(header["provenance"]),
         **{name: arrays[name] for name in _EPISODE_ARRAYS},
     )
-    rollout = Rollout(episode=episode, **{name: arrays[name] for name in _CHUNK_ARRAYS})
+    stages = {str(name): bool(reached) for name, reached in header.get("stages", {}).items()}
+    rollout = Rollout(episode=episode, stages=stages, **{name: arrays[name] for name in _CHUNK_ARRAYS})
     poses = arrays["body_poses"]
     _check_shapes(rollout, poses, scene, spec)
     return SavedRollout(rollout, scene, poses, spec)

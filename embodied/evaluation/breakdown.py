@@ -1,0 +1,128 @@
+"""Rows of many episodes as figures: success overall, by variant, by axis, and stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from embodied.evaluation.statistics import bootstrap_mean_interval, wilson_interval
+from embodied.protocols import Variant
+from embodied.types import Json
+
+MODES = ("ever", "last")
+
+
+def success(rows: Sequence[Json]) -> Json:
+    """Of the episodes without an error: k of n with Wilson's interval, ever and at the last step; null without any."""
+    return {mode: rate([row[f"success_{mode}"] for row in _ran(rows)]) for mode in MODES}
+
+
+def rate(outcomes: Sequence[bool]) -> Json | None:
+    """k of n with Wilson's 95 % interval; None of nothing."""
+    k, n = sum(outcomes), len(outcomes)
+    if not n:
+        return None
+    low, high = wilson_interval(k, n)
+    return {"k": k, "n": n, "rate": k / n, "low": low, "high": high}
+
+
+def overall(rows: Sequence[Json]) -> Json:
+    """The figures of all episodes together. At least one ran without an error."""
+    ran = _ran(rows)
+    steps = [row["first_success"] for row in ran if row["first_success"] is not None]
+    rewards = [row["max_reward"] for row in ran]
+    low, high = bootstrap_mean_interval(rewards)
+    return {
+        "episodes": list(rows),
+        "success": success(rows),
+        "stages": funnel(rows),
+        "mean_return": float(np.mean([row["return"] for row in ran])),
+        # The score of tasks whose reward is graded, such as Push-T: of each episode its best step.
+        "mean_max_reward": {"mean": float(np.mean(rewards)), "n": len(rewards), "low": low, "high": high},
+        "mean_steps_to_success": float(np.mean(steps)) if steps else None,
+        "errors": len(rows) - len(ran),
+    }
+
+
+def funnel(rows: Sequence[Json]) -> list[Json]:
+    """How many episodes ever reached each sub-stage, in the task's order; empty for a task without any."""
+    ran = _ran(rows)
+    names = list(dict.fromkeys(name for row in ran for name in row["stages"]))
+    return [{"stage": name, **(rate([row["stages"].get(name, False) for row in ran]) or {})} for name in names]
+
+
+def by_variant(rows: Sequence[Json], variants: Sequence[Variant]) -> list[Json]:
+    """Success of each variant, in their order."""
+    return [
+        {
+            "variant": variant.id,
+            "axis": variant.axis,
+            "counted": variant.counted,
+            "success": success(own := [row for row in rows if row["variant"] == variant.id]),
+            "errors": len(own) - len(_ran(own)),
+        }
+        for variant in variants
+    ]
+
+
+def by_axis(rows: Sequence[Json], variants: Sequence[Variant]) -> list[Json]:
+    """Success of each axis, its variants together, and how far it lies from the task as it is, start by start."""
+    base = {row["start"]: row for row in _ran(rows) if row["axis"] == "base"}
+    axes = dict.fromkeys(variant.axis for variant in variants)
+    return [
+        {
+            "axis": axis,
+            "variants": sum(variant.axis == axis for variant in variants),
+            "success": success(own := [row for row in rows if row["axis"] == axis]),
+            "difference": None if axis == "base" else _difference(own, base),
+        }
+        for axis in axes
+    ]
+
+
+def _difference(rows: Sequence[Json], base: dict[int, Json]) -> Json | None:
+    """Mean over the starts that both ran of the axis's success ever minus the base's, with its bootstrap interval."""
+    pairs = [
+        (start, float(np.mean([row["success_ever"] for row in own])))
+        for start, own in _by_start(rows).items()
+        if start in base
+    ]
+    if not pairs:
+        return None
+    differences = [mean - base[start]["success_ever"] for start, mean in pairs]
+    low, high = bootstrap_mean_interval(differences)
+    return {"estimate": float(np.mean(differences)), "n": len(differences), "low": low, "high": high}
+
+
+def variant_mean(rows: Sequence[Json], variants: Sequence[Variant]) -> Json | None:
+    """SimplerEnv's figure: the plain mean over the counted variants of each one's success rate; None without any.
+
+    Episodes from one start are alike whatever the variant, so the interval is a bootstrap over starts.
+    """
+    counted = {variant.id for variant in variants if variant.counted}
+    own = [row for row in _ran(rows) if row["variant"] in counted]
+    if not own:
+        return None
+    result: Json = {"variants": len(counted)}
+    for mode in MODES:
+        rates = [
+            float(np.mean([row[f"success_{mode}"] for row in own if row["variant"] == variant]))
+            for variant in dict.fromkeys(row["variant"] for row in own)
+        ]
+        by_start = [float(np.mean([row[f"success_{mode}"] for row in rows])) for rows in _by_start(own).values()]
+        low, high = bootstrap_mean_interval(by_start)
+        result[mode] = {"mean": float(np.mean(rates)), "starts": len(by_start), "low": low, "high": high}
+    return result
+
+
+def _by_start(rows: Sequence[Json]) -> dict[int, list[Json]]:
+    """The rows without an error, by their start."""
+    groups: dict[int, list[Json]] = {}
+    for row in _ran(rows):
+        groups.setdefault(row["start"], []).append(row)
+    return groups
+
+
+def _ran(rows: Sequence[Json]) -> list[Json]:
+    return [row for row in rows if row["error"] is None]
