@@ -14,8 +14,9 @@ from embodied.console import table
 from embodied.errors import UserError
 from embodied.evaluation.comparison import compare
 from embodied.evaluation.comparison_plot import success_against_latency
-from embodied.evaluation.report import comparison_figure, comparison_markdown, comparison_table
-from embodied.evaluation.statistics import wilson_interval
+from embodied.evaluation.comparison_report import comparison_figures, comparison_markdown, comparison_table, watched
+from embodied.evaluation.statistics import clopper_pearson_interval, jeffreys_posterior, wilson_interval
+from embodied.evaluation.unpaired_proportions import barnard_p, newcombe_interval
 from embodied.summaries import validate_summary
 
 
@@ -146,9 +147,12 @@ def test_seeds_of_one_method_are_pooled_into_one_row():
     assert [row["label"] for row in result["rows"]] == ["ddim-16", "sdp k=2, 3 seeds"]
     pooled = result["rows"][1]
     assert (pooled["seeds"], pooled["successes_by_seed"]) == ([0, 1, 2], [3, 2, 1])
+    posterior = pooled["success"]["ever"].pop("posterior")
+    assert (posterior["alpha"], posterior["beta"]) == (2.5, 2.5)
     assert pooled["success"]["ever"] == {
         "k": 6, "n": 12, "rate": 0.5, **dict(zip(("low", "high"), wilson_interval(2, 4), strict=True))
     }  # fmt: skip
+    pooled["success"]["ever"]["posterior"] = posterior
     assert pooled["timings"]["observation_ms"]["p50"] == pytest.approx(2.0)
     assert pooled["timings"]["speed_ratio"]["per_observation"] == pytest.approx(2.0)
     (pair,) = result["pairs"]
@@ -196,16 +200,130 @@ def test_different_horizons():
         compare([evaluation(A), evaluation(A, horizon=200)])
 
 
-def test_no_shared_starts():
-    moved = evaluation(A, setting="b")
-    for episode in moved["episodes"]:
-        episode["start"] += 20
-    with pytest.raises(UserError, match=r"none in common \('sdp k=2': 100000 to 100019; 'b': 100020 to 100039\)"):
-        compare([evaluation(A), moved])
-    with pytest.raises(UserError, match="'b': no episode without an error"):
-        broken = evaluation("1", setting="b")
-        broken["episodes"][0]["error"] = "the simulator died"
+def moved(outcomes: str, by: int, **changes) -> dict:
+    """An evaluation whose starts begin later."""
+    summary = evaluation(outcomes, **changes)
+    for episode in summary["episodes"]:
+        episode["start"] += by
+    return summary
+
+
+def test_without_shared_starts_the_samples_are_compared_as_separate_ones():
+    result = compare([evaluation("1" * 12 + "0" * 13, setting="ddim-16"), moved("1" * 18 + "0" * 7, 100)])
+    assert result["shared_starts"] == [] and "no shared starts" in comparison_table(result).title
+    assert [row["success"]["ever"]["k"] for row in result["rows"]] == [12, 18]
+    (pair,) = result["pairs"]
+    assert (pair["design"], pair["test"], pair["discordant"], pair["sequential"]) == ("unpaired", "Barnard", None, None)
+    assert pair["p"] == pytest.approx(barnard_p(18, 25, 12, 25)) == pytest.approx(0.1108, abs=5e-5)
+    difference = pair["difference"]
+    assert (difference["low"], difference["high"]) == pytest.approx(newcombe_interval(18, 25, 12, 25))
+    assert "25 starts against 25, none of them shared, do not tell" in pair["sentence"]
+    assert (
+        "no start is shared by all evaluations ('ddim-16': 100000 to 100024; 'sdp k=2': 100100"
+        in (result["warnings"][0])
+    )
+    validate_summary("compare", as_summary(result))
+
+
+def test_pairs_are_paired_where_they_can_be():
+    """The third shares no start with the others, which share theirs."""
+    result = compare([evaluation(B, setting="b"), evaluation(A, setting="a"), moved(A, 100, setting="far")])
+    assert [pair["test"] for pair in result["pairs"]] == ["McNemar", "Barnard"]
+    assert result["pairs"][0]["p"] == pytest.approx(0.0654, abs=5e-5)
+    validate_summary("compare", as_summary(result))
+
+
+def test_separate_samples_take_one_episode_a_start():
+    seeds = [moved("1100", 100, checkpoint={**evaluation("1")["checkpoint"], "seed": seed}) for seed in (0, 1)]
+    with pytest.raises(UserError, match="one episode a start.*found 2 of 'sdp k=2, 2 seeds'.*pool_seeds=false"):
+        compare([evaluation("1100", setting="b"), *seeds])
+
+
+def test_a_method_without_an_episode():
+    broken = evaluation("1", setting="b")
+    broken["episodes"][0]["error"] = "the simulator died"
+    with pytest.raises(UserError, match="episodes of 'b' that ran; found none without an error"):
         compare([evaluation(A), broken])
+
+
+def varied(outcomes: dict[str, str], **changes) -> dict:
+    """An evaluation in several variants of the scene, with a letter a start for each."""
+    summary = evaluation(next(iter(outcomes.values())), **changes)
+    summary["episodes"] = [
+        {**episode, "variant": variant}
+        for variant, of_variant in outcomes.items()
+        for episode in evaluation(of_variant)["episodes"]
+    ]
+    return summary
+
+
+def test_variants_of_a_start_count_together():
+    """The unit stays the start, whose episodes are alike: it needs more starts, not more variants, to tell apart."""
+    reference = varied({"base": "1100", "dark": "1000"}, setting="r")
+    better = varied({"base": "1111", "dark": "1111", "texture": "0000"}, setting="b")
+    result = compare([reference, better])
+    assert result["variants"] == ["base", "dark"] and len(result["shared_starts"]) == 4
+    assert "4 shared starts, 2 variants" in comparison_table(result).title
+    assert [(row["success"]["ever"]["k"], row["success"]["ever"]["n"]) for row in result["rows"]] == [(3, 8), (8, 8)]
+    (pair,) = result["pairs"]
+    assert (pair["test"], pair["n"], pair["p"]) == ("sign flips", 4, pytest.approx(2 / 8))
+    assert result["rows"][1]["starts_left_out"] == 4
+    with pytest.raises(UserError, match="share a variant of the scene; found 'r': base, dark; 'c': texture"):
+        compare([reference, varied({"texture": "1111"}, setting="c")])
+    twice = varied({"base": "1"}, setting="c")
+    twice["episodes"] *= 2
+    with pytest.raises(UserError, match="found start 100000 more than once in 'c'"):
+        compare([reference, twice])
+
+
+def test_letters_join_what_is_not_told_apart():
+    outcomes = {"best": "1" * 40, "good": "1" * 38 + "00", "bad": "0" * 40}
+    result = compare([evaluation(of_one, setting=setting) for setting, of_one in outcomes.items()])
+    assert [row["letters"] for row in result["rows"]] == ["a", "a", "b"]
+    assert [(pair["a"], pair["b"]) for pair in result["all_pairs"]] == [
+        ("best", "good"),
+        ("best", "bad"),
+        ("good", "bad"),
+    ]
+    assert result["all_pairs"][0]["p"] == result["all_pairs"][0]["p_holm"] == 0.5
+    assert "share a letter are not told apart, after Holm's correction for all 3 pairs" in (
+        comparison_table(result).caption
+    )
+    assert [row["letters"] for row in compare([evaluation(A), evaluation(B, setting="b")])["rows"]] == [None, None]
+
+
+def test_the_interval_is_a_setting():
+    result = compare([evaluation(A), evaluation(B, setting="b")], interval="clopper_pearson")
+    ever = result["rows"][0]["success"]["ever"]
+    assert (ever["low"], ever["high"]) == pytest.approx(clopper_pearson_interval(15, 20))
+    assert ever["posterior"]["high"] == jeffreys_posterior(15, 20).high
+    assert "Clopper-Pearson's interval" in comparison_table(result).caption
+    with pytest.raises(UserError, match="an interval of wilson, clopper_pearson; found 'wald'"):
+        compare([evaluation(A), evaluation(B, setting="b")], interval="wald")
+
+
+def test_episodes_that_could_not_be_run_give_bounds():
+    result = compare([evaluation("1110000000"), evaluation("11100000ee", setting="broken")])
+    assert result["rows"][1]["error_bounds"] == {"if_failed": 0.3, "if_succeeded": 0.5}
+    (warning,) = [warning for warning in result["warnings"] if "could not be run" in warning]
+    assert "success would be 0.300 had all of them failed, and 0.500 had all succeeded" in warning
+
+
+def test_the_sequential_test_says_when_it_would_have_ended():
+    # Seven starts in a row that only one solves: 2^7 B(7.5, 0.5) / pi = 26.8, the first above 20.
+    result = compare([evaluation("0" * 20, setting="worse"), evaluation("1" * 20, setting="better")])
+    sequential = result["pairs"][0]["sequential"]
+    assert (sequential["decided_after"], sequential["favours"]) == (7, "better")
+    assert watched(result) == [
+        "Looked at after every start, the sequential test of 'better' and 'worse' would have ended after 7 of 20 "
+        "starts, for 'better'."
+    ]
+    undecided = compare([evaluation("0110" * 5, setting="a"), evaluation("1001" * 5, setting="b")])
+    assert undecided["pairs"][0]["sequential"]["decided_after"] is None
+    assert "would have decided nothing in 20 starts (p 1.000 at any time)" in watched(undecided)[0]
+    four = compare([evaluation("0" * 20, setting="worse"), *(evaluation("1" * 20, setting=s) for s in "abc")])
+    assert [pair["sequential"]["alpha"] for pair in four["pairs"]] == pytest.approx([0.05 / 3] * 3)
+    assert four["pairs"][0]["sequential"]["decided_after"] == 9, "2^9 B(9.5, 0.5) / pi is the first above 60"
 
 
 def test_a_repeated_start():
@@ -228,10 +346,11 @@ def test_table_fits_a_hundred_columns_and_says_it_all(capsys):
     drawn = comparison_table(result)
     table(drawn.columns, drawn.rows, title=drawn.title)
     lines = capsys.readouterr().out.splitlines()
-    assert max(len(line) for line in lines) <= 80
-    assert next(line for line in lines if line.startswith("ddpm-100")).split()[-2:] == ["1", "-"]
+    assert max(len(line) for line in lines) <= 88, "labels have 8 letters of 20"
+    assert next(line for line in lines if line.startswith("ddpm-100")).split()[-3:] == ["1", "-", "a"]
     row = next(line for line in lines if line.startswith("sdp k=1"))
-    assert row.split() == ["sdp", "k=1", "47/50", "[0.84,", "0.98]", "46/50", "2", "1", "1.2", "0.25", "95", "0.250"]
+    cells = ["sdp", "k=1", "47/50", "[0.84,", "0.98]", "46/50", "2", "1", "1.2", "0.25", "95", "0.250", "a"]
+    assert row.split() == cells
     assert "50 shared starts" in lines[0]
     assert "against 'ddpm-100'" in drawn.caption
 
@@ -245,12 +364,22 @@ def test_markdown_holds_table_sentences_and_warnings():
     assert "## Beware" not in comparison_markdown(five_rows())
 
 
-def test_figure_is_drawn(tmp_path: Path):
-    comparison_figure(five_rows(), tmp_path / "comparison.png")
+@pytest.mark.parametrize("name", ["figure", "differences"])
+def test_figures_are_drawn(tmp_path: Path, name):
+    comparison_figures(five_rows())[name].savefig(tmp_path / "comparison.png")
     image = matplotlib.image.imread(tmp_path / "comparison.png")
     assert image.shape[0] >= 600 and image.shape[1] >= 1000
     colours = image[..., :3]
     assert ((colours.max(axis=-1) - colours.min(axis=-1)) > 0.4).mean() > 0.002  # markers, intervals and labels
+
+
+def test_the_figure_of_differences_shows_each_interval():
+    result = five_rows()
+    success, differences = comparison_figures(result)["differences"].axes
+    drawn = [tuple(round(x, 4) for x in bar.get_segments()[0][:, 0]) for bar in success.collections]
+    rates = [row["success"]["ever"] for row in result["rows"]]
+    assert drawn == [(round(rate["low"], 4), round(rate["high"], 4)) for rate in rates]
+    assert [text.get_text() for text in differences.get_yticklabels()] == [pair["label"] for pair in result["pairs"]]
 
 
 def test_labels_of_the_figure_never_cover_each_other():

@@ -12,16 +12,14 @@ from scipy.stats import binom, multinomial
 
 from embodied.errors import UserError
 from embodied.evaluation.latency import latency_summary
-from embodied.evaluation.statistics import (
-    bootstrap_mean_interval,
-    clopper_pearson_interval,
+from embodied.evaluation.multiple_comparisons import holm_adjusted
+from embodied.evaluation.paired_proportions import (
     exact_mcnemar,
     exact_sign_flip,
-    holm_adjusted,
     paired_difference_interval,
     smallest_detectable_difference,
-    wilson_interval,
 )
+from embodied.evaluation.statistics import bootstrap_mean_interval, clopper_pearson_interval, wilson_interval
 
 Z_95 = 1.959963984540054
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embodied.evaluation.statistics import bootstrap_mean_interval, wilson_interval
+from embodied.evaluation.statistics import bootstrap_mean_interval, described_rate, error_bounds
 from embodied.protocols import Variant
 from embodied.types import Json
 
@@ -19,12 +19,8 @@ def success(rows: Sequence[Json]) -> Json:
 
 
 def rate(outcomes: Sequence[bool]) -> Json | None:
-    """k of n with Wilson's 95 % interval; None of nothing."""
-    k, n = sum(outcomes), len(outcomes)
-    if not n:
-        return None
-    low, high = wilson_interval(k, n)
-    return {"k": k, "n": n, "rate": k / n, "low": low, "high": high}
+    """k of n with Wilson's 95 % interval and a posterior; None of nothing."""
+    return described_rate(sum(outcomes), len(outcomes)) if outcomes else None
 
 
 def overall(rows: Sequence[Json]) -> Json:
@@ -33,15 +29,17 @@ def overall(rows: Sequence[Json]) -> Json:
     steps = [row["first_success"] for row in ran if row["first_success"] is not None]
     rewards = [row["max_reward"] for row in ran]
     low, high = bootstrap_mean_interval(rewards)
+    errors, rates = len(rows) - len(ran), success(rows)
     return {
         "episodes": list(rows),
-        "success": success(rows),
+        "success": rates,
         "stages": funnel(rows),
         "mean_return": float(np.mean([row["return"] for row in ran])),
         # The score of tasks whose reward is graded, such as Push-T: of each episode its best step.
         "mean_max_reward": {"mean": float(np.mean(rewards)), "n": len(rewards), "low": low, "high": high},
         "mean_steps_to_success": float(np.mean(steps)) if steps else None,
-        "errors": len(rows) - len(ran),
+        "errors": errors,
+        "error_bounds": {mode: error_bounds(rates[mode]["k"], len(ran), errors) for mode in MODES},
     }
 
 
