@@ -8,7 +8,9 @@ import math
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom, multinomial
+from scipy.stats import beta, binom, multinomial
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
 from embodied.errors import UserError
 from embodied.evaluation.latency import latency_summary
@@ -19,7 +21,14 @@ from embodied.evaluation.paired_proportions import (
     paired_difference_interval,
     smallest_detectable_difference,
 )
-from embodied.evaluation.statistics import bootstrap_mean_interval, clopper_pearson_interval, wilson_interval
+from embodied.evaluation.statistics import (
+    bootstrap_mean_interval,
+    clopper_pearson_interval,
+    described_rate,
+    error_bounds,
+    jeffreys_posterior,
+    wilson_interval,
+)
 
 Z_95 = 1.959963984540054
 
@@ -64,6 +73,48 @@ def test_proportion_intervals_at_the_edges_and_at_other_confidences():
         assert interval(30, 30)[1] == 1.0
         wide, narrow = interval(20, 30, 0.99), interval(20, 30, 0.8)
         assert wide[0] < narrow[0] < 20 / 30 < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_proportion_intervals_are_those_of_statsmodels(confidence):
+    for k, n in ((13, 25), (0, 24), (45, 50), (7, 7), (1, 1)):
+        theirs = {
+            name: proportion_confint(k, n, alpha=1 - confidence, method=name) for name in ("wilson", "beta", "jeffreys")
+        }
+        assert wilson_interval(k, n, confidence) == pytest.approx(theirs["wilson"], abs=1e-9)
+        assert clopper_pearson_interval(k, n, confidence) == pytest.approx(theirs["beta"], abs=1e-9)
+        posterior = jeffreys_posterior(k, n, confidence)
+        assert (posterior.low, posterior.high) == pytest.approx(theirs["jeffreys"], abs=1e-9)
+
+
+def test_the_posterior_is_a_beta_distribution():
+    posterior = jeffreys_posterior(13, 25)
+    assert (posterior.alpha, posterior.beta, posterior.mean) == (13.5, 12.5, pytest.approx(13.5 / 26))
+    assert beta.cdf([posterior.low, posterior.high], 13.5, 12.5) == pytest.approx([0.025, 0.975])
+    assert 0 < jeffreys_posterior(0, 5).low < jeffreys_posterior(0, 5).high < 1
+
+
+def test_intervals_of_several_episodes_a_start_are_those_of_one():
+    described = described_rate(30, 20, episodes_each=2)
+    assert (described["k"], described["n"], described["rate"]) == (30, 40, 0.75)
+    assert (described["low"], described["high"]) == wilson_interval(15, 20)
+    assert described["posterior"]["alpha"] == 15.5
+    exact = described_rate(25, 20, 2, interval="clopper_pearson")
+    assert clopper_pearson_interval(12, 20)[0] < exact["low"] < clopper_pearson_interval(13, 20)[0]
+
+
+def test_error_bounds():
+    assert error_bounds(3, 8, 2) == {"if_failed": 0.3, "if_succeeded": 0.5}
+    assert error_bounds(3, 8, 0) == {"if_failed": 3 / 8, "if_succeeded": 3 / 8}
+    assert error_bounds(0, 0, 4) == {"if_failed": 0.0, "if_succeeded": 1.0}
+    with pytest.raises(UserError, match="n of at least 1"):
+        error_bounds(0, 0, 0)
+
+
+def test_mcnemar_is_that_of_statsmodels():
+    for only_a, only_b in ((9, 2), (6, 16), (1, 0), (5, 5)):
+        theirs = mcnemar([[4, only_a], [only_b, 7]], exact=True).pvalue
+        assert exact_mcnemar(only_a, only_b) == pytest.approx(theirs)
 
 
 def test_golden_mcnemar():

@@ -13,7 +13,7 @@ import numpy as np
 from embodied.errors import UserError
 from embodied.evaluation.statistics import Interval, check_counts, check_fraction, check_n, wilson_interval
 
-NUISANCE = 101  # common success rates that the rejection region is checked at
+NUISANCE = 101  # common success rates that tables are looked at under, at least
 
 
 def newcombe_interval(k_a: int, n_a: int, k_b: int, n_b: int, confidence: float = 0.95) -> Interval:
@@ -37,29 +37,31 @@ def newcombe_interval(k_a: int, n_a: int, k_b: int, n_b: int, confidence: float 
 
 
 def barnard_p(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
-    """Two-sided exact p that A and B succeed equally often (Barnard's unconditional test, pooled score statistic).
+    """Two-sided exact p that A and B succeed equally often: Barnard's unconditional test with the pooled score.
+
+    The chance of a table with at least as large a score, at the common success rate where it is largest. Not SciPy's
+    `barnard_exact`, which compares scores without a tolerance and so leaves out tables of an equal score by rounding:
+    14 of 15 against 6 of 10 gives 0.0484 there instead of 0.0509.
 
     Raises:
         UserError: n below 1, or successes outside 0..n.
     """
-    table = _table(k_a, n_a, k_b, n_b)
-    from scipy.stats import barnard_exact
+    _check(k_a, n_a)
+    _check(k_b, n_b)
+    from scipy.optimize import minimize_scalar
 
-    if k_a + k_b in (0, n_a + n_b):
-        return 1.0  # the statistic is not defined where all fail or all succeed
-    return float(min(1.0, barnard_exact(table).pvalue))
+    scores = _scores(n_a, n_b)
+    extreme = scores >= scores[k_a, k_b]
 
+    def chance(rates: np.ndarray) -> np.ndarray:
+        return np.einsum("aG,ab,bG->G", _binomial(n_a, rates), extreme, _binomial(n_b, rates), optimize=True)
 
-def boschloo_p(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
-    """The same question by Boschloo's test, which orders tables by Fisher's p and is never weaker than Fisher's.
-
-    Raises:
-        UserError: n below 1, or successes outside 0..n.
-    """
-    table = _table(k_a, n_a, k_b, n_b)
-    from scipy.stats import boschloo_exact
-
-    return float(min(1.0, boschloo_exact(table).pvalue))
+    rates = _common_rates(NUISANCE + 2 * (n_a + n_b))
+    chances = chance(rates)
+    best = int(np.argmax(chances))
+    around = (rates[max(best - 1, 0)], rates[min(best + 1, len(rates) - 1)])
+    refined = minimize_scalar(lambda rate: -chance(np.array([rate]))[0], bounds=around, method="bounded")
+    return float(min(1.0, max(chances[best], -refined.fun)))
 
 
 def smallest_detectable_difference_unpaired(
@@ -101,32 +103,39 @@ def smallest_detectable_difference_unpaired(
 def rejection_region(n_a: int, n_b: int, alpha: float) -> np.ndarray:
     """Which counts of successes Barnard's test rejects: bool [n_a + 1, n_b + 1]. All tables at once, on a grid of
     common success rates; `barnard_p` searches the worst rate of one table."""
+    scores = _scores(n_a, n_b)
+    values, group = np.unique(-scores.ravel(), return_inverse=True)  # the most extreme first
+    worst = np.zeros(len(values))
+    for rate in _common_rates(NUISANCE):
+        chances = np.outer(_binomial(n_a, rate), _binomial(n_b, rate)).ravel()
+        worst = np.maximum(worst, np.cumsum(np.bincount(group, chances, len(values))))
+    return (worst <= alpha)[group].reshape(scores.shape)
+
+
+def _scores(n_a: int, n_b: int) -> np.ndarray:
+    """Absolute pooled score of each table, float [n_a + 1, n_b + 1], rounded so that equal ones are equal."""
     k_a, k_b = np.arange(n_a + 1)[:, None], np.arange(n_b + 1)[None, :]
     pooled = (k_a + k_b) / (n_a + n_b)
     spread = np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
     with np.errstate(invalid="ignore"):
-        statistic = np.nan_to_num(np.abs(k_a / n_a - k_b / n_b) / spread).round(9)  # equal ones stay equal
-    values, group = np.unique(-statistic.ravel(), return_inverse=True)  # the most extreme first
-    worst = np.zeros(len(values))
-    for rate in np.linspace(0, 1, NUISANCE + 2)[1:-1]:
-        chances = np.outer(_binomial(n_a, rate), _binomial(n_b, rate)).ravel()
-        worst = np.maximum(worst, np.cumsum(np.bincount(group, chances, len(values))))
-    return (worst <= alpha)[group].reshape(statistic.shape)
+        return np.nan_to_num(np.abs(k_a / n_a - k_b / n_b) / spread).round(9)  # 0 where all fail or all succeed
 
 
-def _table(k_a: int, n_a: int, k_b: int, n_b: int) -> list[list[int]]:
-    """Successes above failures, a column each, as SciPy wants it."""
-    check_n(n_a)
-    check_n(n_b)
-    check_counts(k_a=k_a, k_b=k_b)
-    for k, n in ((k_a, n_a), (k_b, n_b)):
-        if k > n:
-            raise UserError(expected=f"at most n = {n} successes", found=f"{k}", remedy="count each episode once")
-    return [[k_a, k_b], [n_a - k_a, n_b - k_b]]
+def _common_rates(count: int) -> np.ndarray:
+    """Success rates between 0 and 1, denser towards the ends, where the chances of tables change faster."""
+    return np.sin(np.linspace(0, np.pi / 2, count + 2)[1:-1]) ** 2
 
 
-def _binomial(n: int, rate: float) -> np.ndarray:
-    """Probability of 0..n successes."""
+def _check(k: int, n: int) -> None:
+    check_n(n)
+    check_counts(successes=k)
+    if k > n:
+        raise UserError(expected=f"at most n = {n} successes", found=f"{k}", remedy="count each episode once")
+
+
+def _binomial(n: int, rate: float | np.ndarray) -> np.ndarray:
+    """Probability of 0..n successes: [n + 1], with an axis of rates behind it where there are several."""
     from scipy.stats import binom
 
-    return binom.pmf(np.arange(n + 1), n, min(max(rate, 0.0), 1.0))
+    successes = np.arange(n + 1) if np.ndim(rate) == 0 else np.arange(n + 1)[:, None]
+    return binom.pmf(successes, n, np.clip(rate, 0.0, 1.0))
