@@ -45,6 +45,66 @@ def test_command_writes_table_figure_and_summary(tmp_path: Path, capsys):
     assert max(len(line) for line in printed.splitlines()) <= 100
 
 
+def test_command_draws_success_and_differences(tmp_path: Path):
+    save(tmp_path / "eval" / "a", evaluation(A))
+    save(tmp_path / "eval" / "b", evaluation(B, setting="ddim-16"))
+    path = run_compare(tmp_path, "a", "b", interval="clopper_pearson")
+    summary = json.loads(path.read_text())
+    assert summary["interval"] == "clopper_pearson"
+    assert (path.parent / summary["files"]["differences"]).stat().st_size > 10000
+    with pytest.raises(UserError, match="an interval of wilson, clopper_pearson; found 'exact'"):
+        run_compare(tmp_path, "a", "b", interval="exact")
+
+
+def test_command_scores_a_suite_where_the_tasks_are_several(tmp_path: Path, capsys):
+    for task in ("lift", "can"):
+        for outcomes, setting in ((A, "sdp k=2"), (B, "ddim-16")):
+            save(
+                tmp_path / "eval" / f"{task}-{setting.split()[0]}",
+                evaluation(outcomes, setting=setting, task=f"r/{task}"),
+            )
+    path = run_compare(tmp_path, "lift-ddim-16", "can-ddim-16", "lift-sdp", "can-sdp")
+    summary = json.loads(path.read_text())
+    assert (summary["what"], summary["tasks"]) == ("suite", ["r/lift", "r/can"])
+    assert summary["rows"][1]["score"]["rate"] == pytest.approx(15 / 20)
+    assert (path.parent / "comparison.png").stat().st_size > 10000
+    printed = capsys.readouterr().out
+    assert "suite of 2 tasks" in printed and "r/can: success within 100 steps" in printed
+    assert "Over 2 tasks 'sdp k=2' succeeds more often" in printed
+    assert max(len(line) for line in printed.splitlines()) <= 100
+
+
+def test_command_measures_the_agreement_with_a_real_robot(tmp_path: Path, capsys):
+    for name, outcomes in (("a", A), ("b", B)):
+        save(tmp_path / "eval" / name, evaluation(outcomes, setting=name))
+    path = run_compare(tmp_path, "a", "b", real="[17/20,0.2]")
+    summary = json.loads(path.read_text())
+    assert summary["what"] == "agreement" and len(summary["evaluations"]) == 2
+    assert [policy["real"] for policy in summary["agreements"][0]["policies"]] == [0.85, 0.2]
+    assert (path.parent / "comparison.png").stat().st_size > 10000
+    assert "only 2 policies" in capsys.readouterr().out
+
+
+def test_command_measures_the_agreement_in_a_file(tmp_path: Path, capsys):
+    content = {"policies": ["a", "b"], "tasks": {"lift": {"real": [0.2, 0.8], "sim": [0.5, 0.5]}}}
+    file = tmp_path / "rates.json"
+    file.write_text(json.dumps(content))
+    path = run_compare(tmp_path, agreement=str(file))
+    summary = json.loads(path.read_text())
+    assert summary["source"] == str(file) and summary["agreements"][0]["mmrv"]["value"] == pytest.approx(0.3)
+    assert "0.300" in capsys.readouterr().out and path.parent.name.startswith("rates-")
+    other = tmp_path / "elsewhere" / "rates.json"
+    other.parent.mkdir()
+    other.write_text(file.read_text())
+    assert run_compare(tmp_path, agreement=str(other)) == path, "named by its content"
+    other.write_text(json.dumps({**content, "policies": ["a", "c"]}))
+    assert run_compare(tmp_path, agreement=str(other)) != path
+    with pytest.raises(UserError, match="either agreement=FILE alone, or runs with real"):
+        run_compare(tmp_path, "a", agreement=str(file))
+    with pytest.raises(UserError, match="evaluations to compare; found none; usage: embodied compare RUN RUN"):
+        run_compare(tmp_path)
+
+
 def test_command_takes_the_evaluation_of_a_training_run(tmp_path: Path):
     save(tmp_path / "train" / "a", {"command": "train", "evaluation": {"path": "evaluation"}})
     inside = save(tmp_path / "train" / "a" / "evaluation", evaluation(A))

@@ -135,7 +135,7 @@ def _correlations(real_MN: np.ndarray, sim_MN: np.ndarray) -> np.ndarray:
     sim_MN = sim_MN - sim_MN.mean(-1, keepdims=True)
     size = np.sqrt((real_MN**2).sum(-1) * (sim_MN**2).sum(-1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(constant, np.nan, (real_MN * sim_MN).sum(-1) / size)
+        return np.where(constant, np.nan, np.clip((real_MN * sim_MN).sum(-1) / size, -1, 1))  # past 1 by rounding
 
 
 def _checked(real: Sequence[float], sim: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,8 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Inter
     Raises:
         UserError: n below 1, successes outside 0..n, or a confidence outside (0, 1).
     """
-    _check_proportion(successes, n, confidence)
+    check_successes(successes, n)
+    check_fraction("confidence", confidence)
     from scipy.stats import norm
 
     z = float(norm.isf((1 - confidence) / 2))
@@ -44,7 +45,8 @@ def clopper_pearson_interval(successes: float, n: int, confidence: float = 0.95)
     Raises:
         UserError: n below 1, successes outside 0..n, or a confidence outside (0, 1).
     """
-    _check_proportion(successes, n, confidence)
+    check_successes(successes, n)
+    check_fraction("confidence", confidence)
     from scipy.stats import beta
 
     tail = (1 - confidence) / 2
@@ -72,7 +74,8 @@ def jeffreys_posterior(successes: float, n: int, confidence: float = 0.95) -> Be
     Raises:
         UserError: n below 1, successes outside 0..n, or a confidence outside (0, 1).
     """
-    _check_proportion(successes, n, confidence)
+    check_successes(successes, n)
+    check_fraction("confidence", confidence)
     from scipy.stats import beta
 
     a, b, tail = successes + 0.5, n - successes + 0.5, (1 - confidence) / 2
@@ -139,10 +142,9 @@ def bootstrap_mean_interval(
     return float(max(low, sample.min())), float(min(high, sample.max()))
 
 
-def _check_proportion(successes: float, n: int, confidence: float) -> None:
+def check_successes(successes: float, n: int) -> None:
     check_n(n)
     check_counts(successes=successes)
-    check_fraction("confidence", confidence)
     if successes > n:
         raise UserError(
             expected=f"at most n = {n} successes",

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from embodied.errors import UserError
-from embodied.evaluation.statistics import Interval, check_counts, check_fraction, check_n, wilson_interval
+from embodied.evaluation.statistics import Interval, check_fraction, check_n, check_successes, wilson_interval
 
 NUISANCE = 101  # common success rates that tables are looked at under, at least
 
@@ -46,8 +46,8 @@ def barnard_p(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
     Raises:
         UserError: n below 1, or successes outside 0..n.
     """
-    _check(k_a, n_a)
-    _check(k_b, n_b)
+    check_successes(k_a, n_a)
+    check_successes(k_b, n_b)
     from scipy.optimize import minimize_scalar
 
     scores = _scores(n_a, n_b)
@@ -124,13 +124,6 @@ def _scores(n_a: int, n_b: int) -> np.ndarray:
 def _common_rates(count: int) -> np.ndarray:
     """Success rates between 0 and 1, denser towards the ends, where the chances of tables change faster."""
     return np.sin(np.linspace(0, np.pi / 2, count + 2)[1:-1]) ** 2
-
-
-def _check(k: int, n: int) -> None:
-    check_n(n)
-    check_counts(successes=k)
-    if k > n:
-        raise UserError(expected=f"at most n = {n} successes", found=f"{k}", remedy="count each episode once")
 
 
 def _binomial(n: int, rate: float | np.ndarray) -> np.ndarray:
