@@ -276,6 +276,16 @@ def test_variants_of_a_start_count_together():
         compare([reference, twice])
 
 
+def test_policies_that_were_not_trained_here_are_compared_too():
+    """Experts and servers: no network, no training step, no seed."""
+    nowhere = {"run": "expert task", "step": None, "config_hash": None, "method_hash": "expert task", "seed": None}
+    unknown = {"network": None, "parameters": None, "buffer": None, "checkpoint": nowhere}
+    result = compare([evaluation(A), evaluation(B, setting="expert task", **unknown), evaluation(A, **unknown)])
+    labels = [row["label"] for row in result["rows"]]
+    assert labels == ["sdp k=2 transformer", "expert task", "sdp k=2 sdp"]
+    validate_summary("compare", as_summary(result))
+
+
 def test_letters_join_what_is_not_told_apart():
     outcomes = {"best": "1" * 40, "good": "1" * 38 + "00", "bad": "0" * 40}
     result = compare([evaluation(of_one, setting=setting) for setting, of_one in outcomes.items()])

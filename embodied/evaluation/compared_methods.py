@@ -130,7 +130,7 @@ def _labels(methods: Sequence[tuple[Json, ...]]) -> list[str]:
         for evaluation, method in zip(first, methods, strict=True)
     ]
     additions: tuple[Callable[[Sequence[Json]], list[str]], ...] = (
-        lambda group: [evaluation["network"] for evaluation in group],
+        lambda group: [evaluation["network"] or evaluation["policy"] for evaluation in group],
         lambda group: _telling_part([evaluation["checkpoint"]["run"] for evaluation in group]),
         lambda group: [f"step {evaluation['checkpoint']['step']}" for evaluation in group],
     )

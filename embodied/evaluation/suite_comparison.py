@@ -82,7 +82,7 @@ def _labels(evaluations: Sequence[Json]) -> list[str]:
     labels = [evaluation["setting"] for evaluation in evaluations]
     for key in ("network", "policy"):
         labels = [
-            f"{label} {evaluation[key]}" if labels.count(label) > 1 else label
+            f"{label} {evaluation[key]}" if labels.count(label) > 1 and evaluation[key] else label
             for label, evaluation in zip(labels, evaluations, strict=True)
         ]
     return [f"{label} #{index + 1}" if labels.count(label) > 1 else label for index, label in enumerate(labels)]

@@ -68,11 +68,13 @@ def suite_figures(result: Json) -> dict[str, Figure]:
 
 
 def _caption(result: Json) -> str:
-    return (
-        "The score is the mean of the tasks' success rates, each task counting the same. Its interval, and that of the "
-        "difference, are of a bootstrap that draws start states within each task, with all episodes from a start "
-        f"together; tasks are fixed. Differences are to '{result['reference']}'."
+    caption = (
+        "The score is the mean of the tasks' success rates, each task counting the same. Its interval is of a "
+        "bootstrap that draws start states within each task, with all episodes from a start together; tasks are fixed."
     )
+    if result["pairs"]:
+        caption += f" Differences are to '{result['reference']}', with an interval of the same bootstrap."
+    return caption
 
 
 def _short(tasks: list[str]) -> list[str]:
