@@ -177,8 +177,8 @@ class TaskAsItIs:
 
     id: str = "base"
     axis: str = "base"
+    protocol: str = ""
     counted: bool = True
-    protocols: tuple[str, ...] = ()
 
 
 def variants(task: str) -> tuple[Variant, ...]:
@@ -198,9 +198,9 @@ def chosen_variants(task: str, words: Sequence[str]) -> tuple[Variant, ...]:
     known = variants(task)
     chosen: dict[str, Variant] = {}
     for word in words:
-        meant = [variant for variant in known if word in (variant.id, variant.axis, *variant.protocols)]
+        meant = [variant for variant in known if word in (variant.id, variant.axis, variant.protocol)]
         if not meant:
-            every = dict.fromkeys(name for v in known for name in (v.id, v.axis, *v.protocols))
+            every = dict.fromkeys(name for v in known for name in (v.id, v.axis, v.protocol) if name)
             raise UserError(
                 expected=f"variants of {task}, by id, axis or protocol", found=f"'{word}'", remedy=nearest(word, every)
             )

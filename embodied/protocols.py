@@ -76,13 +76,13 @@ class Variant(Protocol):
         ...
 
     @property
-    def counted(self) -> bool:
-        """Whether it is part of the plain mean over variants, or reported apart."""
+    def protocol(self) -> str:
+        """Of which evaluation protocol it is part, such as "variant_aggregation"; empty where there is none."""
         ...
 
     @property
-    def protocols(self) -> Sequence[str]:
-        """Names of the evaluation protocols that it is part of, such as "variant_aggregation"."""
+    def counted(self) -> bool:
+        """Whether it is part of its protocol's plain mean, or reported apart."""
         ...
 
 

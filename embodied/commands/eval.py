@@ -14,7 +14,7 @@ from embodied.catalog import chosen_variants, make_task, nearest
 from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
 from embodied.console import Progress, say
 from embodied.errors import UserError
-from embodied.evaluation.breakdown import by_axis, by_variant, overall, variant_mean
+from embodied.evaluation.breakdown import by_axis, by_protocol, by_variant, overall
 from embodied.evaluation.result_file import BASE, RESULTS, EpisodeAddress, ResultFile
 from embodied.evaluation.runner import EvaluationPlan, MakePool, Recordings, evaluate
 from embodied.policies.seeded_noise import mixed_seed
@@ -178,7 +178,7 @@ def _variant_figures(rows: Sequence[Json], variants: Sequence[Variant]) -> Json:
     return {
         "variants": by_variant(rows, variants),
         "axes": by_axis(rows, variants),
-        "variant_mean": variant_mean(rows, variants),
+        "protocols": by_protocol(rows, variants),
     }
 
 
@@ -202,11 +202,10 @@ def _say(policy: EvaluatedPolicy, result: Json, latency_ms: Json) -> None:
             else (f", {difference['estimate']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}] against base")
         )
         say(f"  {axis['axis']}: {rate['k']}/{rate['n']} [{rate['low']:.3f}, {rate['high']:.3f}]{against}")
-    mean = result["variant_mean"]
-    if mean is not None:
+    for mean in result["protocols"]:
         say(
-            f"  mean over {mean['variants']} variants: {mean['ever']['mean']:.3f} [{mean['ever']['low']:.3f}, "
-            f"{mean['ever']['high']:.3f}], at the last step {mean['last']['mean']:.3f}"
+            f"  {mean['protocol']}, mean over {mean['variants']} variants: {mean['ever']['mean']:.3f} "
+            f"[{mean['ever']['low']:.3f}, {mean['ever']['high']:.3f}], at the last step {mean['last']['mean']:.3f}"
         )
 
 

@@ -47,7 +47,7 @@ def funnel(rows: Sequence[Json]) -> list[Json]:
     """How many episodes ever reached each sub-stage, in the task's order; empty for a task without any."""
     ran = _ran(rows)
     names = list(dict.fromkeys(name for row in ran for name in row["stages"]))
-    return [{"stage": name, **(rate([row["stages"].get(name, False) for row in ran]) or {})} for name in names]
+    return [{"stage": name, "reached": rate([row["stages"].get(name, False) for row in ran])} for name in names]
 
 
 def by_variant(rows: Sequence[Json], variants: Sequence[Variant]) -> list[Json]:
@@ -93,25 +93,30 @@ def _difference(rows: Sequence[Json], base: dict[int, Json]) -> Json | None:
     return {"estimate": float(np.mean(differences)), "n": len(differences), "low": low, "high": high}
 
 
-def variant_mean(rows: Sequence[Json], variants: Sequence[Variant]) -> Json | None:
-    """SimplerEnv's figure: the plain mean over the counted variants of each one's success rate; None without any.
+def by_protocol(rows: Sequence[Json], variants: Sequence[Variant]) -> list[Json]:
+    """SimplerEnv's figures: of each protocol the plain mean over its counted variants of their success rates.
 
     Episodes from one start are alike whatever the variant, so the interval is a bootstrap over starts.
     """
-    counted = {variant.id for variant in variants if variant.counted}
-    own = [row for row in _ran(rows) if row["variant"] in counted]
-    if not own:
-        return None
-    result: Json = {"variants": len(counted)}
-    for mode in MODES:
-        rates = [
-            float(np.mean([row[f"success_{mode}"] for row in own if row["variant"] == variant]))
-            for variant in dict.fromkeys(row["variant"] for row in own)
-        ]
-        by_start = [float(np.mean([row[f"success_{mode}"] for row in rows])) for rows in _by_start(own).values()]
-        low, high = bootstrap_mean_interval(by_start)
-        result[mode] = {"mean": float(np.mean(rates)), "starts": len(by_start), "low": low, "high": high}
-    return result
+    protocols = dict.fromkeys(variant.protocol for variant in variants if variant.counted and variant.protocol)
+    means = []
+    for protocol in protocols:
+        members = [variant.id for variant in variants if variant.counted and variant.protocol == protocol]
+        own = [row for row in _ran(rows) if row["variant"] in members]
+        if own:
+            means.append({"protocol": protocol, "variants": len(members), **{mode: _mean(own, mode) for mode in MODES}})
+    return means
+
+
+def _mean(rows: Sequence[Json], mode: str) -> Json:
+    """Over the variants in these rows, each counting the same."""
+    rates = [
+        float(np.mean([row[f"success_{mode}"] for row in rows if row["variant"] == variant]))
+        for variant in dict.fromkeys(row["variant"] for row in rows)
+    ]
+    by_start = [float(np.mean([row[f"success_{mode}"] for row in own])) for own in _by_start(rows).values()]
+    low, high = bootstrap_mean_interval(by_start)
+    return {"mean": float(np.mean(rates)), "starts": len(by_start), "low": low, "high": high}
 
 
 def _by_start(rows: Sequence[Json]) -> dict[int, list[Json]]:
