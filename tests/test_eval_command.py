@@ -96,6 +96,7 @@ def test_what_is_refused(run, words, message):
     assert len(errors) == 1 and re.search(message, errors[0]), text
 
 
+@pytest.mark.heavy
 def test_an_evaluation_killed_at_any_moment_ends_with_the_same_summary(tmp_path):
     words = ["eval", "expert=task", *REACH, "episodes=12", "workers=1", "recordings=0"]
     command = [sys.executable, "-m", "embodied", *words]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,7 +109,8 @@ def draw(task: Task, rollout: Rollout) -> SavedRollout:
 
 def keep(folder: Path, title: str, recorded_as: str, address: EpisodeAddress, saved: SavedRollout) -> str:
     """A rollout and its recording in the run directory; returns the recording's name within it."""
-    name = str(address.start) if address.variant == BASE else f"{address.variant}-{address.start}"
+    variant = "" if address.variant == BASE else f"{re.sub(r'[^A-Za-z0-9_.]+', '-', address.variant)}-"
+    name = f"{variant}{address.start}"
     for part in ("rollouts", "recordings"):
         (folder / part).mkdir(exist_ok=True)
     save_rollout(folder / "rollouts" / f"{name}.npz", saved.rollout, saved.scene, saved.body_poses, saved.spec)

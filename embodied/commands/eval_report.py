@@ -8,7 +8,6 @@ from embodied import __version__
 from embodied.evaluation.report import GalleryEpisode, evaluation_report
 from embodied.evaluation.report_page import Picture
 from embodied.replay.rollout_file import load_rollout
-from embodied.replay.still_frames import still_frames
 from embodied.summaries import describe_machine
 from embodied.types import Json
 
@@ -36,6 +35,8 @@ def _gallery(folder: Path, result: Json) -> list[GalleryEpisode]:
     for row in result["episodes"]:
         rollout = None if row["recording"] is None else folder / "rollouts" / f"{Path(row['recording']).stem}.npz"
         if rollout is not None and rollout.is_file():
+            from embodied.replay.still_frames import still_frames  # seconds to import
+
             frames = [Picture(f"step {frame.step}", frame.png) for frame in still_frames(load_rollout(rollout), FRAMES)]
             gallery.append(GalleryEpisode(row, frames))
     return gallery

@@ -125,6 +125,10 @@ def _result(summary: Json) -> list[str]:
         rows.append(
             ["mean maximum reward", f"n = {reward['n']}", f"{reward['mean']:.3f}", _interval(reward), "bootstrap"]
         )
+    for mean in summary.get("protocols", []):
+        name = f"{mean['protocol']}, plain mean over {mean['variants']} variants"
+        ever = mean["ever"]
+        rows.append([name, f"{ever['starts']} starts", f"{ever['mean']:.3f}", _interval(ever), "bootstrap over starts"])
     parts = [heading("Result"), table(["", "count", "value", "95 % interval", "method"], rows)]
     if marks:
         parts.append(interval_chart("success", marks, "success rate, 95 % interval"))
