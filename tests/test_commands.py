@@ -125,6 +125,12 @@ def test_a_resumed_evaluation_is_of_the_checkpoint_that_it_began_with(run, train
 def test_compare_pairs_the_settings_of_one_policy(run, trained):
     folder, _ = trained
     one, _ = run("eval", folder, "policy.k=1", *[word.removeprefix("eval.") for word in SHORT if "task" not in word])
+    evaluated = summary(one)
+    ever = evaluated["success"]["ever"]
+    assert ever["posterior"]["alpha"] == ever["k"] + 0.5 and ever["posterior"]["beta"] == ever["n"] - ever["k"] + 0.5
+    assert evaluated["error_bounds"]["ever"] == {"if_failed": ever["rate"], "if_succeeded": ever["rate"]}
+    page = (Path(one).parent / evaluated["report"]).read_text()
+    assert "robosuite/lift: sdp k=1" in page and "data:image/png;base64," in page
     last, text = run("compare", Path(one).parent, folder)
     result = summary(last)
     assert [row["label"] for row in result["rows"]] == ["sdp k=1", "sdp k=2"]

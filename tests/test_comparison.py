@@ -15,7 +15,7 @@ from embodied.errors import UserError
 from embodied.evaluation.comparison import compare
 from embodied.evaluation.comparison_plot import success_against_latency
 from embodied.evaluation.comparison_report import comparison_figures, comparison_markdown, comparison_table, watched
-from embodied.evaluation.statistics import clopper_pearson_interval, jeffreys_posterior, wilson_interval
+from embodied.evaluation.statistics import clopper_pearson_interval, described_rate, jeffreys_posterior, wilson_interval
 from embodied.evaluation.unpaired_proportions import barnard_p, newcombe_interval
 from embodied.summaries import validate_summary
 
@@ -407,6 +407,14 @@ def test_labels_of_the_figure_never_cover_each_other():
 
 def test_eval_schema_accepts_a_summary_and_refuses_a_wrong_one():
     validate_summary("eval", evaluation("11e0"))
+    rate = described_rate(2, 3)
+    bounds = {"if_failed": 0.5, "if_succeeded": 0.75}
+    newer = {
+        "success": {"ever": rate, "last": rate},
+        "error_bounds": {"ever": bounds, "last": bounds},
+        "report": "report.html",
+    }
+    validate_summary("eval", {**evaluation("11e0"), **newer})
     nothing_ran = {"success": {"ever": None, "last": None}, "mean_return": None, "mean_steps_to_success": None}
     validate_summary("eval", {**evaluation("1"), **nothing_ran})
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 LABEL_WIDTH, PLOT_WIDTH, NOTE_WIDTH = 190, 420, 130  # pixels
 LINE, TOP, BOTTOM = 26, 8, 34
 HISTOGRAM_HEIGHT = 150
+LONGEST_LABEL = 27  # letters that fit; the rest shows when the pointer is over the mark
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def interval_chart(title: str, marks: Sequence[Mark], axis: str) -> str:
         kind = "mean" if mark.strong else "mark"
         tip = f"{mark.label}: {mark.value:.3f} [{mark.low:.3f}, {mark.high:.3f}] {mark.note}"
         parts += [
-            _text(LABEL_WIDTH - 10, y, mark.label, "end", "strong" if mark.strong else ""),
+            _text(LABEL_WIDTH - 10, y, _shortened(mark.label), "end", "strong" if mark.strong else ""),
             f'<g class="{kind}"><title>{html.escape(tip)}</title>'
             f'<rect class="hit" x="{LABEL_WIDTH}" y="{y - LINE / 2:.1f}" width="{PLOT_WIDTH}" height="{LINE}"/>'
             f'<line x1="{_x(mark.low):.1f}" y1="{y:.1f}" x2="{_x(mark.high):.1f}" y2="{y:.1f}"/>'
@@ -52,7 +53,7 @@ def funnel_chart(title: str, marks: Sequence[Mark]) -> str:
         y = TOP + LINE * (line + 0.5)
         tip = f"{mark.label}: {mark.value:.3f} [{mark.low:.3f}, {mark.high:.3f}] {mark.note}"
         parts += [
-            _text(LABEL_WIDTH - 10, y, mark.label, "end", "strong" if mark.strong else ""),
+            _text(LABEL_WIDTH - 10, y, _shortened(mark.label), "end", "strong" if mark.strong else ""),
             f'<g class="{"mean" if mark.strong else "mark"}"><title>{html.escape(tip)}</title>'
             f'<rect class="bar" x="{LABEL_WIDTH}" y="{y - 9:.1f}" width="{mark.value * PLOT_WIDTH:.1f}" height="18"/>'
             f'<line class="whisker" x1="{_x(mark.low):.1f}" y1="{y:.1f}" x2="{_x(mark.high):.1f}" y2="{y:.1f}"/></g>',
@@ -84,6 +85,10 @@ def histogram(title: str, values: Sequence[int], highest: int, axis: str, bins: 
             f'height="{bar:.1f}"/></g>'
         )
     return _svg(title, base + BOTTOM, parts)
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
 
 
 def _x(share: float) -> float:
