@@ -114,6 +114,7 @@ def test_table_page_and_figure(file: Path, capsys):
         ({"tasks": {"t": {"real": [0.5] * 6, "vm": ["a"] * 6}}}, "6 numbers under 'vm' of task 't'"),
         ({"tasks": {"t": {"real": [0.5] * 6, "vm": [50.0] * 6}}}, r"rates from 0 to 1; found 50\.0"),
         ({"tasks": {"t": {"real": [0.5] * 6, "vm": [0.5] * 6, "paper_vm": 1}}}, r"a published \[MMRV, r\].*found 1"),
+        ({"tasks": {"t": {"real": [0.5] * 6, "vm": [0.5] * 6, "paper_vm": [0.1, float("nan")]}}}, "a published"),
         ({"episodes": {"real": 0}}, "a number of episodes, or one for each of 6 policies.*found 0"),
         ({"episodes": {"real": [5]}}, r"a number of episodes, or one for each of 6 policies.*found \[5\]"),
         ({"episodes": 5}, "'episodes' by name in .*; found 5"),

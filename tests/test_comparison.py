@@ -156,6 +156,7 @@ def test_seeds_of_one_method_are_pooled_into_one_row():
     assert pooled["timings"]["observation_ms"]["p50"] == pytest.approx(2.0)
     assert pooled["timings"]["speed_ratio"]["per_observation"] == pytest.approx(2.0)
     (pair,) = result["pairs"]
+    assert pair["sequential"] is None, "one seed against three: signs are no fair coin"
     # Starts lose 0, 1, 2 and 3 of 3 seeds: of the 8 ways to flip them only two sum to 6 or more.
     assert (pair["n"], pair["test"], pair["p"]) == (4, "sign flips", pytest.approx(2 / 8))
     assert pair["discordant"] == {"only_this": 0.0, "only_reference": pytest.approx(2.0)}
@@ -169,6 +170,7 @@ def test_a_reference_with_seeds_is_compared_with_the_mean_over_its_seeds():
     worse = [of_seed(seed, outcomes, setting="ddim-4") for seed, outcomes in enumerate(("00110", "01010"))]
     (pair,) = compare([*better, *worse])["pairs"]
     assert pair["discordant"] == {"only_this": 0.0, "only_reference": pytest.approx(2.0)}
+    assert pair["sequential"]["favours"] is None and pair["sequential"]["p"] < 1
     assert pair["p"] == pytest.approx(2 / 8)  # starts differ by 4, 2, 2 and 0 quarters: only all to one side reach 8
 
 

@@ -8,6 +8,7 @@ number or a list) and, in a task, `paper_NAME` with a published [MMRV, r], which
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def _published(value: Any, path: Path) -> tuple[float, float] | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _rates(columns: Any, name: str, task: str, policies: Sequence[str], path: Path) -> list[float]:

@@ -125,8 +125,12 @@ def _unpaired(row: Row, reference: Row, confidence: float) -> Json:
 
 
 def _watched(row: Row, reference: Row, test: PairTest, alpha: float) -> Json | None:
-    """What the sequential test would have said, looked at after every start; None for separate samples."""
-    if not test.shared:
+    """What the sequential test would have said, looked at after every start.
+
+    None for separate samples, and where one of the two has more episodes a start: the sign of a difference of rates is
+    then no fair coin even between equals.
+    """
+    if not test.shared or row.outcomes.episodes_each != reference.outcomes.episodes_each:
         return None
     verdict = watch(_differences(row.outcomes, reference.outcomes, test.shared), alpha)
     favours = None if verdict.favours_a is None else row.label if verdict.favours_a else reference.label

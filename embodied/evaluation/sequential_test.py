@@ -46,8 +46,8 @@ def watch(differences: Sequence[float], alpha: float = 0.05) -> SequentialVerdic
     """Look after each start, in the order given, which must not depend on the outcomes.
 
     Args:
-        differences: of each start, successes of A minus those of B. Only the sign counts, which stays a fair coin
-            where several seeds are pooled.
+        differences: of each start, successes of A minus those of B, from equally many episodes. Only the sign counts,
+            which is then a fair coin between equals, whatever the number of episodes.
         alpha: of ever deciding although both succeed equally often.
 
     Raises:
