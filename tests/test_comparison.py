@@ -270,6 +270,8 @@ def test_variants_of_a_start_count_together():
     (pair,) = result["pairs"]
     assert (pair["test"], pair["n"], pair["p"]) == ("sign flips", 4, pytest.approx(2 / 8))
     assert result["rows"][1]["starts_left_out"] == 4
+    apart = [{"variant": name, "axis": name, "counted": name == "base"} for name in ("base", "dark")]
+    assert compare([{**reference, "variants": apart}, better])["variants"] == ["base"]
     with pytest.raises(UserError, match="share a variant of the scene; found 'r': base, dark; 'c': texture"):
         compare([reference, varied({"texture": "1111"}, setting="c")])
     twice = varied({"base": "1"}, setting="c")

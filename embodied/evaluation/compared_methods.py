@@ -46,8 +46,16 @@ class Method:
 
     @property
     def variants(self) -> set[str]:
-        """Of the scene, those that every seed was evaluated on."""
-        return set.intersection(*({variant for _, variant in of_one} for of_one in self.episodes))
+        """Of the scene, those that every seed was evaluated on, without those that an evaluation keeps out of its mean
+        (`counted`), such as other camera poses."""
+        common = set.intersection(*({variant for _, variant in of_one} for of_one in self.episodes))
+        apart = {
+            described["variant"]
+            for evaluation in self.evaluations
+            for described in evaluation.get("variants", [])
+            if not described["counted"]
+        }
+        return common - apart or common
 
     def complete_starts(self, variants: Collection[str]) -> set[int]:
         """Starts that every seed ran in each of these variants without an error."""
