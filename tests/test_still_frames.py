@@ -57,6 +57,16 @@ def test_every_kind_of_geometry_is_drawn():
     assert where(pixels(still_frames(scene_of(replace(mesh, body=1, rgba=GREEN)), 1)[0].png), 1).any()
 
 
+def test_a_fine_mesh_keeps_its_outline():
+    points = np.random.default_rng(0).normal(size=(5000, 3))
+    points = (0.05 * points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    faces = np.arange(4998).reshape(-1, 3).astype(np.uint32)
+    mesh = make_geom(1, "mesh", position=(0, 0, 0), rgba=GREEN, vertices=points, faces=faces)
+    ball = make_geom(1, "sphere", size=(0.05, 0.05, 0.05), position=(0, 0, 0), rgba=GREEN)
+    areas = [where(pixels(still_frames(scene_of(g, poses=standing()), 1)[0].png), 1).mean() for g in (mesh, ball)]
+    assert areas[0] == pytest.approx(areas[1], rel=0.1)
+
+
 def test_a_flat_mesh_is_drawn_too():
     corners = np.array([[0, 0, 0], [0.2, 0, 0], [0, 0.2, 0], [0.2, 0.2, 0]], np.float32)
     faces = np.array([[0, 1, 2], [1, 3, 2]], np.uint32)

@@ -28,7 +28,7 @@ MARGIN_M = 0.18  # around what moves
 MOVING_M = 0.01
 NEAR_M = 1.0  # of the tool's path: objects parked elsewhere do not count
 LARGEST_EDGE_M = 0.05  # of a face: sorting by distance puts larger ones before what lies on them
-MOST_VERTICES = 300  # of a hull: enough for a thumbnail
+DIRECTIONS = 100  # in which a mesh keeps its outermost vertex: enough for a thumbnail
 LIGHT = np.array([0.35, -0.45, 0.82])
 PATH_COLOR = "#d62728"
 
@@ -116,7 +116,8 @@ def _points(geom: Geom) -> np.ndarray:
     x, y, z = geom.size
     corners = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], np.float64)
     if geom.kind == "mesh" and geom.vertices is not None:
-        return np.asarray(geom.vertices, np.float64)[:: max(1, len(geom.vertices) // MOST_VERTICES)]
+        vertices = np.asarray(geom.vertices, np.float64)
+        return vertices[np.unique(np.argmax(vertices @ _directions(DIRECTIONS).T, axis=0))]
     if geom.kind == "box":
         return corners * (x, y, z)
     if geom.kind == "cylinder":
@@ -133,6 +134,14 @@ def _ball() -> np.ndarray:
     """Points of the unit sphere."""
     around, up = np.meshgrid(np.linspace(0, 2 * np.pi, 12, endpoint=False), np.linspace(-np.pi / 2, np.pi / 2, 7))
     return np.stack([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)], axis=-1).reshape(-1, 3)
+
+
+def _directions(count: int) -> np.ndarray:
+    """Spread evenly over the unit sphere (Fibonacci's lattice): [count 3]."""
+    up = 1 - (2 * np.arange(count) + 1) / count
+    around = np.pi * (1 + 5**0.5) * np.arange(count)
+    beside = np.sqrt(1 - up**2)
+    return np.stack([beside * np.cos(around), beside * np.sin(around), up], axis=1)
 
 
 class _View:
@@ -167,7 +176,8 @@ class _View:
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         colors = colors_F3[order]
-        axes.add_collection(PolyCollection(list(seen_F33[order, :, :2]), facecolors=colors, edgecolors=colors, lw=0.3))
+        faces = PolyCollection(seen_F33[order, :, :2], facecolors=colors, edgecolors=colors, lw=0.3)
+        axes.add_collection(faces, autolim=False)
         path_T3 = body_poses[: t + 1, self._tool, :3] @ self._axes.T
         axes.plot(path_T3[:, 0], path_T3[:, 1], color=PATH_COLOR, linewidth=1.2, alpha=0.8)
         axes.plot(path_T3[-1:, 0], path_T3[-1:, 1], "o", color=PATH_COLOR, markersize=4)
