@@ -88,6 +88,22 @@ def evaluation(outcomes: str, *, setting: str = "sdp k=2", p50: float = 2.0, act
     return {**summary, **changes}
 
 
+def moved(outcomes: str, by: int, **changes) -> dict:
+    """An evaluation whose starts begin later."""
+    summary = evaluation(outcomes, **changes)
+    for episode in summary["episodes"]:
+        episode["start"] += by
+    return summary
+
+
+def as_summary(result: dict) -> dict:
+    """What the command makes of a result."""
+    common = {key: evaluation("1")[key] for key in ("version", "config_hash", "created", "machine")}
+    files = {"table": "comparison.md", "figure": "comparison.png"}
+    evaluations = ["a"] * len(result["rows"])
+    return {**result, "command": "compare", **common, "evaluations": evaluations, "files": files}
+
+
 # 11 of 20 starts are discordant, 9 of them in favour of A: the golden p of 9 against 2.
 A = "1" * 9 + "0" * 2 + "1" * 6 + "0" * 3
 B = "0" * 9 + "1" * 2 + "1" * 6 + "0" * 3

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluation_summaries import evaluation
-from test_comparison import as_summary
-from test_rank_agreement import PUBLISHED
+from evaluation_summaries import as_summary, evaluation
+from simplerenv_rates import PUBLISHED
 
 from embodied.console import table
 from embodied.errors import UserError

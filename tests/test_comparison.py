@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from evaluation_summaries import MACHINE, METHOD, START, A, B, evaluation
+from evaluation_summaries import MACHINE, METHOD, START, A, B, as_summary, evaluation, moved
 
 from embodied.console import table
 from embodied.errors import UserError
@@ -18,14 +18,6 @@ from embodied.evaluation.comparison_report import comparison_figures, comparison
 from embodied.evaluation.statistics import clopper_pearson_interval, described_rate, jeffreys_posterior, wilson_interval
 from embodied.evaluation.unpaired_proportions import barnard_p, newcombe_interval
 from embodied.summaries import validate_summary
-
-
-def as_summary(result: dict) -> dict:
-    """What the command makes of a result."""
-    common = {key: evaluation("1")[key] for key in ("version", "config_hash", "created", "machine")}
-    files = {"table": "comparison.md", "figure": "comparison.png"}
-    evaluations = ["a"] * len(result["rows"])
-    return {**result, "command": "compare", **common, "evaluations": evaluations, "files": files}
 
 
 def test_known_discordant_pairs():
@@ -200,14 +192,6 @@ def test_different_tasks():
 def test_different_horizons():
     with pytest.raises(UserError, match="one horizon; found 100, 200"):
         compare([evaluation(A), evaluation(A, horizon=200)])
-
-
-def moved(outcomes: str, by: int, **changes) -> dict:
-    """An evaluation whose starts begin later."""
-    summary = evaluation(outcomes, **changes)
-    for episode in summary["episodes"]:
-        episode["start"] += by
-    return summary
 
 
 def test_without_shared_starts_the_samples_are_compared_as_separate_ones():

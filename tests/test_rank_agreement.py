@@ -7,39 +7,11 @@ import json
 
 import numpy as np
 import pytest
+from simplerenv_rates import PUBLISHED
 
 from embodied.errors import UserError
 from embodied.evaluation.rank_agreement import mean_maximum_rank_violation, pearson_r, rank_agreement
 
-# SimplerEnv (arXiv 2405.05941), Table IV: six policies on the real robot, simulated with visual matching and with
-# variant aggregation, and the [MMRV, r] printed there for each.
-PUBLISHED = {
-    "pick coke can": {
-        "real": [0.853, 0.92, 0.76, 0.907, 0.293, 0.133],
-        "vm": ([0.857, 0.71, 0.567, 0.787, 0.17, 0.027], 0.031, 0.976),
-        "va": ([0.898, 0.813, 0.49, 0.823, 0.006, 0.022], 0.084, 0.96),
-    },
-    "move near": {
-        "real": [0.633, 0.583, 0.45, 0.733, 0.35, 0.017],
-        "vm": ([0.442, 0.354, 0.317, 0.779, 0.042, 0.05], 0.111, 0.855),
-        "va": ([0.5, 0.446, 0.323, 0.792, 0.031, 0.04], 0.111, 0.887),
-    },
-    "open drawer": {
-        "real": [0.815, 0.704, 0.519, 0.333, 0.148, 0.0],
-        "vm": ([0.601, 0.463, 0.296, 0.157, 0.009, 0.0], 0.0, 0.983),
-        "va": ([0.27, 0.212, 0.069, 0.333, 0.0, 0.005], 0.303, 0.629),
-    },
-    "close drawer": {
-        "real": [0.926, 0.889, 0.741, 0.63, 0.519, 0.0],
-        "vm": ([0.861, 0.667, 0.891, 0.343, 0.444, 0.278], 0.123, 0.768),
-        "va": ([0.376, 0.323, 0.519, 0.372, 0.021, 0.132], 0.321, 0.613),
-    },
-    "place apple in drawer": {
-        "real": [0.185, 0.185, 0.407, 0.074, 0.0, 0.0],
-        "vm": ([0.065, 0.13, 0.213, 0.037, 0.0, 0.0], 0.0, 0.969),
-        "va": ([0.026, 0.021, 0.101, 0.206, 0.0, 0.0], 0.148, 0.235),
-    },
-}
 WITHIN = 0.004  # the rates are rounded in print
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from evaluation_summaries import START, evaluation
-from test_comparison import as_summary, moved
+from evaluation_summaries import START, as_summary, evaluation, moved
 
 from embodied.console import table
 from embodied.errors import UserError
