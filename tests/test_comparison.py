@@ -179,6 +179,13 @@ def test_nothing_but_seeds_is_pooled():
         compare([of_seed(0, A), of_seed(1, A)])
 
 
+def test_a_slower_policy_is_another_method():
+    result = compare([of_seed(0, A), of_seed(1, B, delay_steps=2), of_seed(2, A, delay_steps=0)])
+    assert [row["label"] for row in result["rows"]] == ["sdp k=2, 2 seeds", "sdp k=2"]
+    labels = [row["label"] for row in compare([evaluation(A), evaluation(B, delay_steps=2)])["rows"]]
+    assert labels == ["sdp k=2 delay 0", "sdp k=2 delay 2"]
+
+
 def test_fewer_than_two():
     with pytest.raises(UserError, match="expected at least two evaluations; found 1; name two or more"):
         compare([evaluation(A)])

@@ -214,6 +214,12 @@ def test_the_gallery_takes_the_rollouts_beside_the_recordings(tmp_path: Path):
     assert [title.split(",")[0] for title in page.all("h3")] == ["start 100018", "start 100003"]
 
 
+def test_the_gallery_shows_some_of_many_recordings(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("embodied.commands.eval_report.MOST_SHOWN", 1)
+    write_report(tmp_path, save_run(tmp_path))
+    assert [title.split(",")[0] for title in Page((tmp_path / REPORT).read_text()).all("h3")] == ["start 100018"]
+
+
 def test_a_browser_shows_all_of_it_without_a_request_or_a_complaint(tmp_path: Path):
     program = browser_or_skip()
     summary = save_run(tmp_path)

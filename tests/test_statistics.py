@@ -95,11 +95,11 @@ def test_the_posterior_is_a_beta_distribution():
 
 
 def test_intervals_of_several_episodes_a_start_are_those_of_one():
-    described = described_rate(30, 20, episodes_each=2)
+    described = described_rate(30, 40, starts=20)
     assert (described["k"], described["n"], described["rate"]) == (30, 40, 0.75)
     assert (described["low"], described["high"]) == wilson_interval(15, 20)
     assert described["posterior"]["alpha"] == 15.5
-    exact = described_rate(25, 20, 2, interval="clopper_pearson")
+    exact = described_rate(25, 40, 20, interval="clopper_pearson")
     assert clopper_pearson_interval(12, 20)[0] < exact["low"] < clopper_pearson_interval(13, 20)[0]
 
 

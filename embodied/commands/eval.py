@@ -12,6 +12,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from embodied.catalog import chosen_variants, make_task, nearest
+from embodied.commands.eval_report import write_report
 from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
 from embodied.console import Progress, say
 from embodied.errors import UserError
@@ -172,8 +173,6 @@ def _evaluate(directory: RunDirectory, policy: EvaluatedPolicy, variants: Sequen
     timings = {"wall_s": time.perf_counter() - begun_s, "latency": policy.latency(rollout)}
     result = {**overall(rows), **policy.facts, **_variant_figures(rows, variants), "delay_steps": config.delay_steps}
     result["timings"] = timings
-    from embodied.commands.eval_report import write_report  # as slow to import as what draws a recording
-
     summary = directory.write_summary({**result, "report": write_report(directory.path, result)})
     _say(policy, result, timings["latency"]["observation_ms"])
     return summary

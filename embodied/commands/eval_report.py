@@ -13,6 +13,7 @@ from embodied.types import Json
 
 REPORT = "report.html"
 FRAMES = 4  # of a recorded episode
+MOST_SHOWN = 12  # recorded episodes, however many there are
 
 
 def write_report(folder: Path, result: Json) -> str:
@@ -30,13 +31,18 @@ def write_report(folder: Path, result: Json) -> str:
 
 
 def _gallery(folder: Path, result: Json) -> list[GalleryEpisode]:
-    """Pictures of the recorded episodes; a rollout stands beside its recording, under the same name."""
-    gallery = []
-    for row in result["episodes"]:
-        rollout = None if row["recording"] is None else folder / "rollouts" / f"{Path(row['recording']).stem}.npz"
-        if rollout is not None and rollout.is_file():
-            from embodied.replay.still_frames import still_frames  # seconds to import
+    """Pictures of some recorded episodes, failures first; a rollout stands beside its recording, of the same name."""
+    recorded = [
+        (row, rollout)
+        for row in sorted(result["episodes"], key=lambda row: row["success_ever"])
+        if row["recording"] is not None
+        and (rollout := folder / "rollouts" / f"{Path(row['recording']).stem}.npz").is_file()
+    ]
+    if not recorded:
+        return []
+    from embodied.replay.still_frames import still_frames  # seconds to import
 
-            frames = [Picture(f"step {frame.step}", frame.png) for frame in still_frames(load_rollout(rollout), FRAMES)]
-            gallery.append(GalleryEpisode(row, frames))
-    return gallery
+    return [
+        GalleryEpisode(row, [Picture(f"step {frame.step}", frame.png) for frame in still_frames(rollout, FRAMES)])
+        for row, rollout in ((row, load_rollout(path)) for row, path in recorded[:MOST_SHOWN])
+    ]

@@ -15,12 +15,13 @@ MODES = ("ever", "last")
 
 def success(rows: Sequence[Json]) -> Json:
     """Of the episodes without an error: k of n with Wilson's interval, ever and at the last step; null without any."""
-    return {mode: rate([row[f"success_{mode}"] for row in _ran(rows)]) for mode in MODES}
+    return {mode: rate(rows, [row[f"success_{mode}"] for row in _ran(rows)]) for mode in MODES}
 
 
-def rate(outcomes: Sequence[bool]) -> Json | None:
-    """k of n with Wilson's 95 % interval and a posterior; None of nothing."""
-    return described_rate(sum(outcomes), len(outcomes)) if outcomes else None
+def rate(rows: Sequence[Json], outcomes: Sequence[bool]) -> Json | None:
+    """k of n with Wilson's 95 % interval, over the starts of the rows, and a posterior; None of nothing."""
+    starts = len({row["start"] for row in _ran(rows)})
+    return described_rate(sum(outcomes), len(outcomes), starts) if outcomes else None
 
 
 def overall(rows: Sequence[Json]) -> Json:
@@ -47,7 +48,7 @@ def funnel(rows: Sequence[Json]) -> list[Json]:
     """How many episodes ever reached each sub-stage, in the task's order; empty for a task without any."""
     ran = _ran(rows)
     names = list(dict.fromkeys(name for row in ran for name in row["stages"]))
-    return [{"stage": name, "reached": rate([row["stages"].get(name, False) for row in ran])} for name in names]
+    return [{"stage": name, "reached": rate(rows, [row["stages"].get(name, False) for row in ran])} for name in names]
 
 
 def by_variant(rows: Sequence[Json], variants: Sequence[Variant]) -> list[Json]:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embodied.errors import UserError
+from embodied.evaluation.result_file import BASE
 from embodied.evaluation.statistics import error_bounds
 from embodied.types import Json
 
 # What evaluations of one method have in common, besides what the checkpoint says.
-METHOD = ("policy", "network", "setting", "run_time_settings", "action_steps")
-BASE = "base"  # the variant of the scene as the task has it
+METHOD = ("policy", "network", "setting", "run_time_settings", "action_steps", "delay_steps")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def _groups(evaluations: Sequence[Json], pool_seeds: bool) -> list[tuple[Json, .
     groups: dict[str, list[Json]] = {}
     for index, evaluation in enumerate(evaluations):
         checkpoint = evaluation["checkpoint"]
-        identity = json.dumps([*(evaluation[key] for key in METHOD), checkpoint["method_hash"], checkpoint["step"]])
+        identity = json.dumps(
+            [*(evaluation.get(key) or None for key in METHOD), checkpoint["method_hash"], checkpoint["step"]]
+        )
         groups.setdefault(identity if pool_seeds else str(index), []).append(evaluation)
     methods = []
     for group in groups.values():
@@ -138,6 +140,7 @@ def _labels(methods: Sequence[tuple[Json, ...]]) -> list[str]:
         for evaluation, method in zip(first, methods, strict=True)
     ]
     additions: tuple[Callable[[Sequence[Json]], list[str]], ...] = (
+        lambda group: [f"delay {evaluation.get('delay_steps', 0)}" for evaluation in group],
         lambda group: [evaluation["network"] or evaluation["policy"] for evaluation in group],
         lambda group: _telling_part([evaluation["checkpoint"]["run"] for evaluation in group]),
         lambda group: [f"step {evaluation['checkpoint']['step']}" for evaluation in group],

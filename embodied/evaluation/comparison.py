@@ -91,7 +91,9 @@ def _describe(row: Row, reference: Row, confidence: float, interval: str) -> Jso
         "parameters": first["parameters"],
         "action_steps": first["action_steps"],
         "success": {
-            mode: described_rate(sum(solved.values()), len(of_row.starts), of_row.episodes_each, confidence, interval)
+            mode: described_rate(
+                sum(solved.values()), of_row.n, len(of_row.starts), confidence=confidence, interval=interval
+            )
             for mode, solved in (("ever", of_row.ever), ("last", of_row.last))
         },
         "successes_by_seed": list(of_row.ever_by_seed),

@@ -12,9 +12,9 @@ from statistics import median
 
 import numpy as np
 
-from embodied.evaluation.compared_methods import BASE
 from embodied.evaluation.paired_proportions import paired_difference_interval
 from embodied.evaluation.report_page import Picture, facts, folded, heading, page, paragraph, pictures, table
+from embodied.evaluation.result_file import BASE
 from embodied.evaluation.statistics import wilson_interval
 from embodied.evaluation.suite_score import Stratum, suite_interval, suite_score
 from embodied.evaluation.svg_charts import Mark, funnel_chart, histogram, interval_chart
@@ -161,7 +161,9 @@ def _axes(rows: Sequence[Json], suffix: str) -> list[str]:
             of_variant = [row for row in of_axis if row.get("variant", BASE) == variant]
             k, n = sum(row["success_ever"] for row in of_variant), len(of_variant)
             low, high = wilson_interval(k, n)
-            marks.append(Mark(f"{axis}: {variant}" if axis != variant else axis, k / n, low, high, f"{k}/{n}"))
+            marks.append(
+                Mark(variant if variant.startswith(axis) else f"{axis}: {variant}", k / n, low, high, f"{k}/{n}")
+            )
             difference = "-" if variant == BASE else _difference(of_variant, base)
             lines.append([axis, variant, f"{k}/{n}", f"{k / n:.3f}", f"{low:.3f} to {high:.3f}", difference])
         if len(names) > 1:

@@ -83,26 +83,28 @@ def jeffreys_posterior(successes: float, n: int, confidence: float = 0.95) -> Be
 
 
 def described_rate(
-    k: int, starts: int, episodes_each: int = 1, confidence: float = 0.95, interval: str = "wilson"
+    k: int, n: int, starts: int | None = None, *, confidence: float = 0.95, interval: str = "wilson"
 ) -> Json:
-    """k successes of all episodes as a summary holds them, with an interval of INTERVALS and the posterior.
+    """k successes of n episodes as a summary holds them, with an interval of INTERVALS and the posterior.
 
     Episodes from one start are alike whatever the seed of the training and however the scene looks, so interval and
     posterior count starts: they are those of one episode a start, and wider than they need be.
 
     Args:
-        episodes_each: episodes from each start.
+        starts: that the episodes began at; as many as episodes unless given.
 
     Raises:
-        UserError: no starts, impossible counts, or an unknown interval.
+        UserError: no episodes, impossible counts, or an unknown interval.
     """
     if interval not in INTERVALS:
         raise UserError(
             expected=f"an interval of {', '.join(INTERVALS)}", found=f"'{interval}'", remedy="set interval=wilson"
         )
-    low, high = INTERVALS[interval](k / episodes_each, starts, confidence)
-    n = starts * episodes_each
-    posterior = jeffreys_posterior(k / episodes_each, starts, confidence)
+    check_successes(k, n)
+    independent = n if starts is None else starts
+    successes = k if independent == n else min(k / n * independent, independent)
+    low, high = INTERVALS[interval](successes, independent, confidence)
+    posterior = jeffreys_posterior(successes, independent, confidence)
     return {"k": k, "n": n, "rate": k / n, "low": low, "high": high, "posterior": asdict(posterior)}
 
 

@@ -15,7 +15,7 @@ from embodied.evaluation.suite_score import Stratum, suite_difference_interval, 
 from embodied.types import Json
 
 # What evaluations of one method on different tasks have in common.
-METHOD = ("policy", "network", "setting", "run_time_settings")
+METHOD = ("policy", "network", "setting", "run_time_settings", "delay_steps")
 
 
 def compare_suite(
@@ -62,7 +62,7 @@ def compare_suite(
 
 
 def _identity(evaluation: Json) -> str:
-    return json.dumps([evaluation[key] for key in METHOD])
+    return json.dumps([evaluation.get(key) or None for key in METHOD])
 
 
 def _check_complete(compared: dict[str, ComparedRows], order: Sequence[str]) -> None:
@@ -105,7 +105,7 @@ def _score(label: str, rows: Sequence[Row], tasks: Sequence[str], confidence: fl
                 "task": task,
                 "seeds": [evaluation["checkpoint"]["seed"] for evaluation in row.method.evaluations],
                 "success": described_rate(
-                    row.outcomes.k, len(row.outcomes.starts), row.outcomes.episodes_each, confidence, interval
+                    row.outcomes.k, row.outcomes.n, len(row.outcomes.starts), confidence=confidence, interval=interval
                 ),
                 **row.method.errors(),
             }
