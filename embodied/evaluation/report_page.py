@@ -27,7 +27,7 @@ table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-
 th, td { text-align: left; padding: 4px 16px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; font-size: 13px; white-space: nowrap; }
 td { overflow-wrap: anywhere; }
-.facts th { width: 190px; }
+.facts { width: 100%; } .facts th { width: 190px; }
 svg { max-width: 100%; height: auto; font-size: 13px; }
 svg text { fill: var(--ink); } svg .small { font-size: 11px; fill: var(--soft); } svg .strong { font-weight: 600; }
 .axis { stroke: var(--soft); } .grid { stroke: var(--line); } .hit { fill: transparent; }
