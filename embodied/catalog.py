@@ -31,6 +31,14 @@ TASKS = {
     "robosuite/lift": "embodied.sim.lift:LiftTask",
     "robosuite/square": "embodied.sim.square:SquareTask",
     "robosuite/stack": "embodied.sim.stack:StackTask",
+    "tabletop/close_drawer": "embodied.sim.tabletop_drawer:CloseDrawerTask",
+    "tabletop/move_near": "embodied.sim.tabletop_move_near:MoveNearTask",
+    "tabletop/open_drawer": "embodied.sim.tabletop_drawer:OpenDrawerTask",
+    "tabletop/pick_can": "embodied.sim.tabletop_pick:PickCanTask",
+    "tabletop/put_in_basket": "embodied.sim.tabletop_placing:PutInBasketTask",
+    "tabletop/put_in_drawer": "embodied.sim.tabletop_put_in_drawer:PutInDrawerTask",
+    "tabletop/put_on": "embodied.sim.tabletop_placing:PutOnTask",
+    "tabletop/stack": "embodied.sim.tabletop_placing:StackTask",
 }
 EXPERTS = {
     "gymnasium/*": "embodied.sim.gymnasium_task:expert_of",
@@ -40,17 +48,27 @@ EXPERTS = {
     "robosuite/lift": "embodied.sim.lift:LiftExpert",
     "robosuite/square": "embodied.sim.square:SquareExpert",
     "robosuite/stack": "embodied.sim.stack:StackExpert",
+    "tabletop/close_drawer": "embodied.sim.tabletop_drawer:CloseDrawerExpert",
+    "tabletop/move_near": "embodied.sim.tabletop_move_near:MoveNearExpert",
+    "tabletop/open_drawer": "embodied.sim.tabletop_drawer:OpenDrawerExpert",
+    "tabletop/pick_can": "embodied.sim.tabletop_pick:PickCanExpert",
+    "tabletop/put_in_basket": "embodied.sim.tabletop_placing:BasketExpert",
+    "tabletop/put_in_drawer": "embodied.sim.tabletop_put_in_drawer:PutInDrawerExpert",
+    "tabletop/put_on": "embodied.sim.tabletop_placing:PlacingExpert",
+    "tabletop/stack": "embodied.sim.tabletop_placing:PlacingExpert",
 }
-# By task family: the environment as its own users run it, to measure ours against.
+# By task family: the environment as its own users run it, to measure ours against. The tabletop world is measured
+# against robosuite's Lift.
 BARE_ENVIRONMENTS = {
     "adroit": "embodied.sim.adroit_bare:BareAdroit",
     "gymnasium": "embodied.sim.gymnasium_bare:BareGymnasium",
     "metaworld": "embodied.sim.metaworld_bare:BareMetaworld",
     "pusht": "embodied.sim.pusht_bare:BarePushT",
     "robosuite": "embodied.sim.robosuite_bare:BareRobosuite",
+    "tabletop": "embodied.sim.tabletop_bare:BareLift",
 }
 # By task family: `variants(task name)`, the ways in which its tasks can be varied, the task as it is first.
-VARIANTS: dict[str, str] = {}
+VARIANTS = {"tabletop": "embodied.sim.tabletop_variants:variants"}
 TASK_EXPERT = {"name": "task"}  # conf/expert/task.yaml
 # Experts made from a policy that a user has, for any task.
 TEACHERS = {

@@ -37,17 +37,20 @@ _STATE = (
 class MujocoScene:
     """The drawable side of one compiled model: its scene, and its bodies' poses for recorded physics states."""
 
-    def __init__(self, model: MjModel, *, tool_body: str | None = None, visual_group: int | None = None) -> None:
+    def __init__(
+        self, model: MjModel, *, tool_body: str | None = None, visual_group: int | None = None, state: Any = _STATE
+    ) -> None:
         """
         Args:
             model: any compiled model.
             tool_body: the body that the actions move; None: the first of those drawn.
             visual_group: the geom group made for the eye; None, or a group without geoms: what MuJoCo shows by default.
+            state: the parts of `mjtState` that physics states hold; positions and mocap poses at least.
 
         Raises:
             UserError: no body is called `tool_body`.
         """
-        self._model = model
+        self._model, self._state = model, state
         self._geom_ids = _drawn_geoms(model, visual_group)
         self._tool_id = _body_id(model, tool_body) if tool_body is not None else None
         drawn = {int(model.geom_bodyid[geom_id]) for geom_id in self._geom_ids}
@@ -65,9 +68,9 @@ class MujocoScene:
         )
 
     def physics_state(self, data: MjData) -> np.ndarray:
-        """Positions, velocities and mocap poses of `data`, float64 [n]."""
-        state = np.empty(mujoco.mj_stateSize(self._model, _STATE), dtype=np.float64)
-        mujoco.mj_getState(self._model, data, state, _STATE)
+        """The state of `data`, float64 [n]: positions, velocities and mocap poses unless told otherwise."""
+        state = np.empty(mujoco.mj_stateSize(self._model, self._state), dtype=np.float64)
+        mujoco.mj_getState(self._model, data, state, self._state)
         return state
 
     def body_poses(self, physics_states: np.ndarray) -> np.ndarray:
@@ -77,7 +80,7 @@ class MujocoScene:
             UserError: the states have another size than this model's.
         """
         states = np.asarray(physics_states, dtype=np.float64)
-        size = mujoco.mj_stateSize(self._model, _STATE)
+        size = mujoco.mj_stateSize(self._model, self._state)
         if states.ndim != 2 or states.shape[1] != size:
             raise UserError(
                 expected=f"physics states of shape [T {size}] for this model",
@@ -87,7 +90,7 @@ class MujocoScene:
         scratch = mujoco.MjData(self._model)  # never the live one
         poses = np.empty((len(states), len(self._body_ids), 7), dtype=np.float32)
         for pose, state in zip(poses, states, strict=True):
-            mujoco.mj_setState(self._model, scratch, state, _STATE)
+            mujoco.mj_setState(self._model, scratch, state, self._state)
             mujoco.mj_kinematics(self._model, scratch)
             pose[:, :3] = scratch.xpos[self._body_ids]
             pose[:, 3:] = scratch.xquat[self._body_ids]
