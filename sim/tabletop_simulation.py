@@ -41,6 +41,7 @@ class TabletopSimulation:
         self._grip_site = self.model.site(GRIP_SITE).id
         self._fingers = np.array([self.model.joint(name).qposadr[0] for name in FINGER_JOINTS])
         self._body_of_geom = self.model.geom_bodyid
+        self._touching: tuple[np.ndarray, np.ndarray] | None = None
         self._robot_bodies = np.zeros(self.model.nbody, dtype=bool)
         base = self.model.body("base").id
         self._robot_bodies[self.model.body_rootid == base] = True
@@ -62,7 +63,7 @@ class TabletopSimulation:
         """Let things come to rest, and begin to count time."""
         mujoco.mj_step(self.model, self.data, nstep=_SETTLE_STEPS)
         self.data.time = 0.0
-        mujoco.mj_step1(self.model, self.data)
+        self._settle_poses()
 
     def step(self, action: np.ndarray) -> None:
         """One control step with an action within its bounds, float64 [7]."""
@@ -70,7 +71,7 @@ class TabletopSimulation:
         mujoco.mj_step2(self.model, self.data)
         if self._substeps > 1:
             mujoco.mj_step(self.model, self.data, nstep=self._substeps - 1)
-        mujoco.mj_step1(self.model, self.data)
+        self._settle_poses()
 
     def state(self) -> np.ndarray:
         """All that the future depends on, float64 [n]."""
@@ -81,7 +82,7 @@ class TabletopSimulation:
     def restore(self, state: np.ndarray) -> None:
         """Go to a state that `state` gave: from there on everything happens again bit for bit."""
         mujoco.mj_setState(self.model, self.data, state, STATE)
-        mujoco.mj_step1(self.model, self.data)
+        self._settle_poses()
 
     def place(self, item: str, position: Sequence[float], rotation: Rotation | None = None) -> None:
         """Put an item somewhere, at rest; upright without a rotation."""
@@ -169,13 +170,22 @@ class TabletopSimulation:
         """Whether both fingers press an item, within 80 degrees of the way that they close (SimplerEnv's rule)."""
         body = self._bodies[item]
         pairs, normals = self._contacts()
+        if len(pairs) < 2:
+            return False
         closing = self.data.site_xmat[self._grip_site].reshape(3, 3)[:, 0]
         pressed = np.abs(normals @ closing) >= _MOST_GRASP_ANGLE_COS
         of_item = (pairs == body).any(axis=1) & pressed
         return all(bool(np.any(of_item & (pairs == finger).any(axis=1))) for finger in self._finger_bodies)
 
     def _contacts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bodies that touch, int [n 2], and the contacts' normals, float64 [n 3]."""
-        contact = self.data.contact
-        closed = contact.dist < 0
-        return self._body_of_geom[contact.geom[closed]], contact.frame[closed, :3]
+        """Bodies that touch, int [n 2], and the contacts' normals, float64 [n 3]; read once a step."""
+        if self._touching is None:
+            contact = self.data.contact
+            closed = contact.dist < 0
+            self._touching = self._body_of_geom[contact.geom[closed]], contact.frame[closed, :3]
+        return self._touching
+
+    def _settle_poses(self) -> None:
+        """The first half of the next physics step: poses and contacts of the present state."""
+        mujoco.mj_step1(self.model, self.data)
+        self._touching = None

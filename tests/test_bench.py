@@ -111,6 +111,7 @@ TASK_OF_EACH_FAMILY = (
     "pusht/keypoints",
     "pusht/pixels",
     "pusht/state",
+    "tabletop/stack",
 )
 
 
