@@ -69,6 +69,8 @@ BARE_ENVIRONMENTS = {
 }
 # By task family: `variants(task name)`, the ways in which its tasks can be varied, the task as it is first.
 VARIANTS = {"tabletop": "embodied.sim.tabletop_variants:variants"}
+# By task family: what logs a world's motion and fits the dynamics of another to it.
+IDENTIFICATION = {"tabletop": "embodied.sim.system_identification:TabletopIdentification"}
 TASK_EXPERT = {"name": "task"}  # conf/expert/task.yaml
 # Experts made from a policy that a user has, for any task.
 TEACHERS = {

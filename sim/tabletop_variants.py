@@ -2,8 +2,9 @@
 
 *Variant aggregation* changes background, light, distractors or texture, one at a time, and takes the plain mean over
 its variants, the unchanged world among them. *Visual matching* recolours the robot in a room like the one that is to
-be matched. Camera poses and dynamics are axes of their own, outside these means. All but the dynamics are changes of
-the look alone, which leave physics untouched bit for bit.
+be matched. Camera poses and dynamics are axes of their own, outside these means. `stand_in` differs in everything at
+once: a world to take for the real one. All but it and the dynamics are changes of the look alone, which leave physics
+untouched bit for bit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from embodied.sim.tabletop_objects import (
 )
 
 AGGREGATION, MATCHING, CAMERA, DYNAMICS = "variant_aggregation", "visual_matching", "camera", "dynamics"
-PROTOCOLS = (AGGREGATION, MATCHING, CAMERA, DYNAMICS)
+STAND_IN = "stand_in"
+PROTOCOLS = (AGGREGATION, MATCHING, CAMERA, DYNAMICS, STAND_IN)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Variant:
     """One world to evaluate in; its id is stable, and goes with every episode."""
 
     id: str
-    axis: str  # what differs: base, background, light, distractors, table, cabinet, robot, camera, dynamics
+    axis: str  # what differs: base, background, light, distractors, table, cabinet, robot, camera, dynamics, stand_in
     protocol: str  # one of `PROTOCOLS`
     look: Mapping[str, Any] = field(default_factory=dict)  # fields of `Look`
     dynamics: Mapping[str, Any] = field(default_factory=dict)  # fields of `Dynamics`
@@ -137,6 +139,23 @@ _DYNAMICS: dict[str, dict[str, Any]] = {
     "friction_half": {"friction": 0.5},
     "friction_quarter": {"friction": 0.25},
 }
+_STAND_IN_LOOK = {
+    "wall": "white-bricks.png",
+    "floor": "wood-tiles.png",
+    "table": "dark-wood.png",
+    "light": Light(ambient=0.35, diffuse=0.6, direction=(-0.4, 0.5, -0.8), colour=(1.0, 0.95, 0.88)),
+    "cameras": (
+        dataclasses.replace(OVERVIEW, position=(-0.16, 0.77, 0.76)),
+        dataclasses.replace(FRONT, position=(1.4, 0.07, 0.66)),
+    ),
+}
+_STAND_IN_DYNAMICS = {
+    "stiffness": (0.6,),
+    "damping": (1.3,),
+    "joint_damping": 1.5,
+    "friction": 0.6,
+    "delay_steps": 2,
+}
 
 
 @functools.cache
@@ -168,6 +187,7 @@ def variants(task: str) -> tuple[Variant, ...]:
     found += [
         Variant(f"dynamics/{name}", "dynamics", DYNAMICS, dynamics=changes) for name, changes in _DYNAMICS.items()
     ]
+    found.append(Variant("stand_in", "stand_in", STAND_IN, _STAND_IN_LOOK, _STAND_IN_DYNAMICS))
     return tuple(found)
 
 

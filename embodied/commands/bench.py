@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from embodied.benchmarks.simulation import BareProcess, SimulationBenchmark, measure
 from embodied.catalog import BARE_ENVIRONMENTS, lookup, make_task, nearest, task_config
-from embodied.commands import bench_collection, bench_data, bench_matrix
+from embodied.commands import bench_agreement, bench_collection, bench_data, bench_matrix
 from embodied.commands.bench_pages import markdown, results_folder
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
@@ -21,7 +21,7 @@ from embodied.types import Json
 
 MATRICES = ("experts", "policies")
 COLLECTIONS = ("collect", "kills")
-BENCHMARKS = ("sim", *COLLECTIONS, "data", *MATRICES)
+BENCHMARKS = ("sim", *COLLECTIONS, "data", "agreement", *MATRICES)
 PAGE, ROWS = "sim.md", "sim.json"
 COLUMNS = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset s")
 
@@ -43,6 +43,8 @@ def run(config: DictConfig) -> Path:
         return bench_collection.run(config)
     if config.what == "data":
         return bench_data.run(config)
+    if config.what == "agreement":
+        return bench_agreement.run(config)
     directory = RunDirectory.open("bench", str(config.what), config, volatile=("results",))
     with directory.lock():
         if directory.is_finished:
@@ -101,7 +103,8 @@ def _page(rows: list[Json], machine: Json, config: Json) -> str:
 Control steps a second of one process with random actions: of each task, and of the environment that it is made of as
 that environment's own users run it. The two take turns, block by block; the ratio, ours over the bare one's, is that
 of the blocks side by side. The tabletop world is no robosuite environment: it is measured beside robosuite's Lift with
-a Panda at the same control rate and with as many cameras of the same size. Medians over the blocks; a first one of each does not count, and resets are timed apart.
+a Panda at the same control rate and with as many cameras of the same size. Medians over the blocks; a first one of
+each does not count, and resets are timed apart.
 
 - machine: {machine["cpu"]}, {machine["cores"]} cores for this process
 - blocks: {config["blocks"]} of {config["block_steps"]} control steps, seed {config["seed"]}
