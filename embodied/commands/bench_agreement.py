@@ -23,7 +23,7 @@ from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
 from embodied.configuration import check, quote
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
-from embodied.evaluation.breakdown import rate
+from embodied.evaluation.breakdown import success
 from embodied.evaluation.rank_agreement import FEWEST_POLICIES, Agreement, rank_agreement
 from embodied.evaluation.result_file import BASE
 from embodied.evaluation.runner import EvaluationPlan, evaluate
@@ -172,9 +172,7 @@ def _success(policy: EvaluatedPolicy, task: Json, folder: Path, config: DictConf
         recordings=0,
     )
     rows, _ = evaluate(plan, folder, functools.partial(pool_of, workers=config.workers), lambda rows: None)
-    found = rate([row["success_ever"] for row in rows if row["error"] is None])
-    assert found is not None  # `evaluate` raises where every episode failed to run
-    return found
+    return success(rows)["ever"]  # never None: `evaluate` raises where no episode ran to its end
 
 
 def _make(task: Json, variant: str) -> Task:
