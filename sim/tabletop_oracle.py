@@ -161,8 +161,8 @@ def carry_goals(
     top = funnel.height(distance)
     goal, way = Rotation.from_rotvec(turn) * rotation, position + funnel.carry(to_place, clearance)
     above = position + to_place + np.array([0.0, 0.0, funnel.top_m])
-    lifted = placed or -to_place[2] > top - clearance
-    moved = placed or (lifted and distance < funnel.radius_m + 0.01)
+    lifted = bool(placed or -to_place[2] > top - clearance)
+    moved = bool(placed or (lifted and distance < funnel.radius_m + 0.01))
     up = np.array([position[0], position[1], above[2]])
     return [
         SubGoal("lift", up, rotation, close=True, done=lifted, waypoint=way),
