@@ -94,7 +94,9 @@ def collect_episode(
         if held or step.terminated:
             break
     provenance = {"expert": type(expert).__name__, "noise": settings.noise, "noise_seed": settings.seed}
-    return recorder.episode(start_id, {**provenance, "code_version": embodied.__version__})
+    episode = recorder.episode(start_id, {**provenance, "code_version": embodied.__version__})
+    episode.variant = getattr(task, "variant", episode.variant)  # few tasks have any
+    return episode
 
 
 class _Recorder:

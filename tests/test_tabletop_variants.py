@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from embodied import catalog
+from embodied.collection import CollectionSettings, collect_episode
 from embodied.errors import UserError
 from embodied.sim import tabletop_variants
 from embodied.sim.opengl import available_backends
 from embodied.sim.tabletop_drawer import OpenDrawerTask
 from embodied.sim.tabletop_model import Dynamics, TabletopWorld
 from embodied.sim.tabletop_objects import BASKET, CAN, PLATE
-from embodied.sim.tabletop_pick import PickCanTask
+from embodied.sim.tabletop_pick import PickCanExpert, PickCanTask
 from embodied.sim.tabletop_variants import REGIONS, Region, variant, variants
 
 TASKS = {task.name: task for task in (PickCanTask, OpenDrawerTask)}
@@ -154,8 +155,11 @@ def test_an_unknown_variant_lists_the_known_ones():
         variants("tabletop/pick_a_can")
 
 
-def test_the_task_says_its_variant():
-    assert PickCanTask().variant == "base" and PickCanTask(variant="light/dim").variant == "light/dim"
+def test_demonstrations_say_their_variant():
+    settings = CollectionSettings(1, 0, noise=0.0, noise_bound=0.0, steps_after_success=2, seed=0)
+    for wanted in ("base", "light/dim"):
+        task = PickCanTask(variant=wanted)
+        assert collect_episode(task, PickCanExpert(task), 0, settings).variant == task.variant == wanted
 
 
 @pytest.mark.skipif(not any(backend.works for backend in available_backends()), reason="no OpenGL back end works")

@@ -101,10 +101,10 @@ def _page(rows: list[Json], machine: Json, config: Json) -> str:
 # Tasks beside their bare environments
 
 Control steps a second of one process with random actions: of each task, and of the environment that it is made of as
-that environment's own users run it. The two take turns, block by block; the ratio, ours over the bare one's, is that
-of the blocks side by side. The tabletop world is no robosuite environment: it is measured beside robosuite's Lift with
-a Panda at the same control rate and with as many cameras of the same size. Medians over the blocks; a first one of
-each does not count, and resets are timed apart.
+that environment's own users run it. The tabletop world is made of no other environment: beside it stands robosuite's
+Lift, with a Panda at the same control rate and as many cameras of the same size. The two take turns, block by block;
+the ratio, ours over the bare one's, is that of the blocks side by side. Medians over the blocks; a first one of each
+does not count, and resets are timed apart.
 
 - machine: {machine["cpu"]}, {machine["cores"]} cores for this process
 - blocks: {config["blocks"]} of {config["block_steps"]} control steps, seed {config["seed"]}
