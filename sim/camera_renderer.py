@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from embodied.catalog import nearest
+from embodied.errors import UserError
 from embodied.sim.opengl import MjData, MjModel, choose_backend, create_context, mujoco
 from embodied.types import CameraSpec
 
@@ -34,6 +36,26 @@ def camera_specs(names: Sequence[str], size: int, *, visual_group: int | None = 
         "geom_group": visual_group,
     }
     return tuple(CameraSpec(name, size, size, rendering) for name in names)
+
+
+def checked_cameras(cameras: Sequence[str], known: Sequence[str], task: str) -> tuple[str, ...]:
+    """The cameras that a user names.
+
+    Raises:
+        UserError: one that the task does not have, or one twice.
+    """
+    for place, camera in enumerate(cameras):
+        if camera not in known:
+            raise UserError(
+                expected=f"the name of a camera of {task}",
+                found=f"'{camera}' in task.cameras",
+                remedy=nearest(str(camera), known),
+            )
+        if camera in list(cameras)[:place]:
+            raise UserError(
+                expected="every camera once in task.cameras", found=f"'{camera}' twice", remedy="name it once"
+            )
+    return tuple(cameras)
 
 
 class CameraRenderer:

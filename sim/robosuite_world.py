@@ -13,12 +13,12 @@ import numpy as np
 
 from embodied.catalog import nearest
 from embodied.errors import UserError
-from embodied.sim.camera_renderer import CameraRenderer, camera_specs
+from embodied.sim.camera_renderer import CameraRenderer, camera_specs, checked_cameras
 from embodied.sim.global_random import GlobalRandomStream
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.mujoco_task import MujocoTask
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
-from embodied.sim.simulated_task import check_start
+from embodied.sim.simulated_task import check_start, require_positive
 from embodied.types import ActionGroup, ActionSpec, Observation, StateSpec, Step, TaskSpec
 
 # One arm on a fixed base, one gripper with one command: the robots whose actions are the seven elements below.
@@ -70,17 +70,18 @@ class RobosuiteTask(MujocoTask):
             UserError: an unknown robot or camera, a control rate that is no whole number of physics steps, a horizon
                 or camera size below 1, or cameras without a working OpenGL back end.
         """
-        _require_positive("task.horizon", horizon)
-        _require_positive("task.camera_size", camera_size)
+        require_positive("task.horizon", horizon)
+        require_positive("task.camera_size", camera_size)
         self._env = _make_environment(self.environment, robot, control_hz, horizon)
         self._random = GlobalRandomStream()  # robosuite draws its starts from numpy's global state
         self._renderer: CameraRenderer | None = None
         self.robot = robot
         self._robot = self._env.robots[0]
+        known = self._env.sim.model.camera_names
         self.spec = TaskSpec(
             task=self.name,
             state=self.state_specs(),
-            cameras=camera_specs(self._checked_cameras(cameras), camera_size, visual_group=VISUAL_GROUP),
+            cameras=camera_specs(checked_cameras(cameras, known, self.name), camera_size, visual_group=VISUAL_GROUP),
             action=_action_spec(self._robot),
             control_hz=float(control_hz),
             horizon=int(horizon),
@@ -157,21 +158,6 @@ class RobosuiteTask(MujocoTask):
         """What an action of 1.0 stands for: metres, radians."""
         return _controller_scale(self._robot)
 
-    def _checked_cameras(self, cameras: Sequence[str]) -> tuple[str, ...]:
-        known = self._env.sim.model.camera_names
-        for place, camera in enumerate(cameras):
-            if camera not in known:
-                raise UserError(
-                    expected=f"the name of a camera of {self.name}",
-                    found=f"'{camera}' in task.cameras",
-                    remedy=nearest(camera, known),
-                )
-            if camera in list(cameras)[:place]:
-                raise UserError(
-                    expected="every camera once in task.cameras", found=f"'{camera}' twice", remedy="name it once"
-                )
-        return tuple(cameras)
-
     def _settle_poses(self) -> None:
         # robosuite's last physics step leaves the poses one substep behind the joint positions.
         mujoco.mj_kinematics(self.model, self.data)
@@ -237,11 +223,6 @@ def _controller_scale(robot: Any) -> tuple[float, float]:
     if not np.array_equal(scale, [metres] * 3 + [radians] * 3):
         raise ValueError(f"the controller scales its axes differently: {scale.tolist()}")
     return metres, radians
-
-
-def _require_positive(key: str, value: int) -> None:
-    if value < 1:
-        raise UserError(expected=f"{key} of at least 1", found=str(value), remedy=f"set {key} higher")
 
 
 def _require_whole_substeps(control_hz: float, timestep_s: float) -> None:

@@ -23,6 +23,15 @@ def check_start(start_id: int) -> None:
         )
 
 
+def require_positive(key: str, value: int) -> None:
+    """
+    Raises:
+        UserError: a setting below 1.
+    """
+    if value < 1:
+        raise UserError(expected=f"{key} of at least 1", found=str(value), remedy=f"set {key} higher")
+
+
 class SimulatedTask:
     """Steps, success and observation of the present episode; a task family says how its world begins and moves on."""
 

@@ -13,11 +13,11 @@ from scipy.spatial.transform import Rotation
 from embodied.catalog import nearest
 from embodied.errors import UserError
 from embodied.sim import tabletop_variants
-from embodied.sim.camera_renderer import CameraRenderer, camera_specs
+from embodied.sim.camera_renderer import CameraRenderer, camera_specs, checked_cameras
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.mujoco_task import MujocoTask
 from embodied.sim.opengl import MjData, MjModel, mujoco
-from embodied.sim.simulated_task import check_start
+from embodied.sim.simulated_task import check_start, require_positive
 from embodied.sim.tabletop_control import POSITION_SCALE_M, ROTATION_SCALE_RAD
 from embodied.sim.tabletop_instructions import Instructions, check_choice
 from embodied.sim.tabletop_model import TIMESTEP_S, Dynamics, TabletopWorld
@@ -73,8 +73,8 @@ class TabletopTask(MujocoTask):
                 that is no whole number of physics steps, a horizon or camera size below 1, or cameras without a
                 working OpenGL back end.
         """
-        _require_positive("task.horizon", horizon)
-        _require_positive("task.camera_size", camera_size)
+        require_positive("task.horizon", horizon)
+        require_positive("task.camera_size", camera_size)
         check_choice(instructions)
         if robot not in ROBOTS:
             raise UserError(expected="a robot for task.robot", found=f"'{robot}'", remedy=nearest(robot, ROBOTS))
@@ -91,7 +91,7 @@ class TabletopTask(MujocoTask):
         self.spec = TaskSpec(
             task=self.name,
             state=(*_arm_specs(), *self.object_specs()),
-            cameras=camera_specs(_checked_cameras(cameras, known), camera_size, visual_group=VISUAL_GROUP),
+            cameras=camera_specs(checked_cameras(cameras, known, self.name), camera_size, visual_group=VISUAL_GROUP),
             action=_ACTION,
             control_hz=float(control_hz),
             horizon=int(horizon),
@@ -332,26 +332,6 @@ def _changed(dynamics: Dynamics, changes: Mapping[str, Any]) -> Dynamics:
         numbers = (value,) if isinstance(value, (int, float)) else value
         values[name] = tuple(float(number) for number in numbers) if per_joint else value
     return dataclasses.replace(dynamics, **values)
-
-
-def _checked_cameras(cameras: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    for place, camera in enumerate(cameras):
-        if camera not in known:
-            raise UserError(
-                expected="the name of a camera of the tabletop world",
-                found=f"'{camera}' in task.cameras",
-                remedy=nearest(str(camera), known),
-            )
-        if camera in list(cameras)[:place]:
-            raise UserError(
-                expected="every camera once in task.cameras", found=f"'{camera}' twice", remedy="name it once"
-            )
-    return tuple(cameras)
-
-
-def _require_positive(key: str, value: int) -> None:
-    if value < 1:
-        raise UserError(expected=f"{key} of at least 1", found=str(value), remedy=f"set {key} higher")
 
 
 def _substeps(control_hz: float) -> int:
