@@ -28,6 +28,7 @@ from embodied.training.loop import TrainingSettings
 
 SHARED_RUN_KEYS = ("run_root", "workers")
 HOW_READ = ("data.image_cache", "data.image_cache_gb", "data.read_ahead")
+WHERE_EVALUATED = tuple(f"eval.{key}" for key in eval_command.HOW)
 WHERE_COLLECTED = tuple(f"collect.{key}" for key in collect_command.WHERE)
 
 
@@ -35,7 +36,8 @@ def run(config: DictConfig) -> Path:
     encoder = [] if config.encoder.name == STATE_ENCODER["name"] else [config.encoder.name]
     names = [config.task.name, config.policy.name, config.network.name, *encoder, f"seed{config.seed}"]
     config = _with_weights_content(collect_command.with_teacher_content(config))
-    directory = RunDirectory.open("train", "-".join(names), config, volatile=(*WHERE_COLLECTED, *HOW_READ))
+    volatile = (*WHERE_COLLECTED, *WHERE_EVALUATED, *HOW_READ)
+    directory = RunDirectory.open("train", "-".join(names), config, volatile=volatile)
     with directory.lock():
         if directory.is_finished:
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
