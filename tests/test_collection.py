@@ -17,6 +17,7 @@ from embodied.commands import collect as collect_command
 from embodied.commands import train as train_command
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
+from embodied.process_pool import SerialPool
 from embodied.run_directory import RunDirectory, without_timings
 
 
@@ -25,30 +26,16 @@ def toy_catalog(monkeypatch):
     """The toy task by name; worker processes import nothing of this, so the pool is run in this process."""
     monkeypatch.setitem(catalog.TASKS, "toy/reach", "toy_specs:ReachTask")
     monkeypatch.setitem(catalog.EXPERTS, "toy/reach", "toy_specs:ReachExpert")
-    monkeypatch.setattr(collection, "ProcessPool", InThisProcess)
+    monkeypatch.setattr(collection, "pool_of", lambda make_worker, workers: SerialPool(make_worker))
 
 
-ONE_PROCESS = functools.partial(on_processes, workers=1)
-
-
-class InThisProcess:
-    def __init__(self, make_worker, workers):
-        self._worker = make_worker()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        pass
-
-    def map(self, items):
-        return ((item, self._worker(item)) for item in items)
+THIS_PROCESS = functools.partial(on_processes, workers=0)
 
 
 def collect_into(path, settings, report=lambda store: None):
     task = ReachTask()
     with EpisodeStore.create(path, task.spec, expected_episodes=settings.episodes, provenance={}) as store:
-        collect(store, {"name": "toy/reach"}, settings, ONE_PROCESS, report)
+        collect(store, {"name": "toy/reach"}, settings, THIS_PROCESS, report)
         return store.content_hash()
 
 
