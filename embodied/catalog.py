@@ -84,6 +84,18 @@ POLICIES = {
     "diffusion": "embodied.policies.diffusion:DiffusionPolicy",
     "sdp": "embodied.policies.sdp:StreamingDiffusionPolicy",
 }
+# Between clean actions and noise, and what a network predicts on the way.
+PATHS = {
+    "ddpm": "embodied.policies.ddpm_path:DdpmPath",
+    "flow": "embodied.policies.flow_path:FlowPath",
+}
+# What runs a policy's network.
+ENGINES = {
+    "compile": "embodied.policies.engines.compiled:CompiledEngine",
+    "cuda_graph": "embodied.policies.engines.cuda_graph:CudaGraphEngine",
+    "eager": "embodied.policies.engines.eager:EagerEngine",
+    "onnxruntime": "embodied.policies.engines.onnx_runtime:OnnxRuntimeEngine",
+}
 NETWORKS = {
     "transformer": "embodied.policies.networks.transformer:Transformer1d",
     "unet": "embodied.policies.networks.unet:Unet1d",

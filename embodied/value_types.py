@@ -14,6 +14,8 @@ KINDS: dict[str, type | None] = {
     "k": int,
     "initial_calls": int,
     "calls": int,
+    "warm_level": int,
+    "inference_delay": int,
     "ema_power": float,
     "control_hz": float,
     "recordings": None,  # a number or a word

@@ -15,20 +15,27 @@ import torch
 from torch import Tensor, nn
 
 from embodied.action_representation import ActionTransform, Anchors
-from embodied.catalog import ENCODERS, NETWORKS, STATE_ENCODER, make, nearest
+from embodied.catalog import ENCODERS, ENGINES, NETWORKS, PATHS, STATE_ENCODER, lookup, make, nearest
 from embodied.errors import UserError
 from embodied.normalize import LimitsNormalizer
 from embodied.policies.batch import Batch
 from embodied.policies.encoders.observation_encoder import ObservationEncoder
+from embodied.policies.engines.engine import Program
 from embodied.policies.noise_path import NoisePath
+from embodied.policies.programs import ContextEncoder, Network, NetworkCall
 from embodied.policies.seeded_noise import normal_like
 from embodied.types import ActionChunk, Observation, Preview, Statistics, TaskSpec
+
+# Network calls that one program holds: above, an export grows long, and what is saved between calls is little.
+MOST_UNROLLED_CALLS = 4
 
 
 class DenoisingPolicy(nn.Module, ABC):
     """Weights and mathematics; a session's state comes in and goes out of `step`."""
 
-    run_time_settings: ClassVar[tuple[str, ...]] = ()
+    run_time_settings: ClassVar[tuple[str, ...]] = ("engine",)
+    engine = "eager"  # what runs the network (`ENGINES`)
+    inference_delay = 0  # control steps between an observation and the chunk that was computed from it
 
     def __init__(
         self,
@@ -42,6 +49,7 @@ class DenoisingPolicy(nn.Module, ABC):
         past: int,
         levels: int,
         clip: bool,
+        path: str = "ddpm",
         actions: Mapping[str, Any] | None = None,
     ) -> None:
         """
@@ -55,6 +63,7 @@ class DenoisingPolicy(nn.Module, ABC):
             past: leading positions that lie before the newest observation.
             levels: N, noise levels.
             clip: keep predicted clean actions within [-1, 1], the normalised range of the data.
+            path: between clean actions and noise: `ddpm`, or `flow` for flow matching (`PATHS`).
             actions: how they are represented (`ActionTransform.from_settings`); None: as they were recorded.
         """
         super().__init__()
@@ -81,12 +90,13 @@ class DenoisingPolicy(nn.Module, ABC):
         if self.actions.is_relative:  # it reads references out of `inputs`, laid side by side
             self.actions = ActionTransform.from_settings(self.inputs, actions)
         self._anchor_row = self._find_anchor_row()
-        self.register_buffer("_seen", self._find_seen(), persistent=False)
+        self.register_buffer("seen", self._find_seen(), persistent=False)
         self.state_normalizer = LimitsNormalizer(self.inputs.state_size)
         self.action_normalizer = LimitsNormalizer(self.actions.size)
         sizes = {"action_size": self.actions.size, "context_size": self.encoder.context_size, "horizon": horizon}
         self.network = make("network", NETWORKS, network, **sizes)
-        self.path = NoisePath(levels)
+        self._programs: dict[str, Program] = {}
+        self.path: NoisePath = lookup("path", PATHS, path)(levels)
 
     def _find_inputs(self) -> TaskSpec:
         """The task's spec with only those state vectors and cameras that the policy is to be given.
@@ -117,6 +127,13 @@ class DenoisingPolicy(nn.Module, ABC):
             )
         return -1 - self.past
 
+    @property
+    def label_suffix(self) -> str:
+        """What the label says of settings that all policies have, where they are not the usual ones."""
+        delay = f" d={self.inference_delay}" if self.inference_delay else ""
+        engine = f" on {self.engine}" if self.engine != "eager" else ""
+        return f"{delay}{self.actions.suffix}{engine}"
+
     def fit_normalizers(self, state: Statistics, action: Statistics) -> None:
         """Take the scaling of observations and actions from the data's statistics, `action` of learned actions."""
         self.state_normalizer.fit(state)
@@ -134,15 +151,20 @@ class DenoisingPolicy(nn.Module, ABC):
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """What training minimises, a scalar; all of its randomness is the generator's."""
 
-    def noise_error(self, batch: Batch, level_BH: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the predicted noise where the batch is valid (DDPM, arXiv 2006.11239, eq. 14)."""
+    def prediction_error(self, batch: Batch, level_BH: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the prediction where the batch is valid and not clean anyway.
+
+        Of the noise on the path of DDPM (arXiv 2006.11239, eq. 14), of the velocity in flow matching (arXiv 2210.02747,
+        eq. 9 with the conditional field of its sec. 4.1).
+        """
         action_BHA = self.action_normalizer.normalize(self.learned_actions(batch))
         noise_BHA = normal_like(action_BHA, generator)
         noisy_BHA = self.path.add_noise(action_BHA, noise_BHA, level_BH)
         context_BC = self.context(batch.state_BTS, batch.images, generator if self.training else None)
         predicted_BHA = self.network(noisy_BHA, level_BH.float() / self.path.levels, context_BC)
-        error_BH = (predicted_BHA.float() - noise_BHA).square().mean(-1)
-        valid_BH = batch.valid_BH.to(error_BH.dtype)
+        target_BHA = self.path.target(action_BHA, noise_BHA)
+        error_BH = (predicted_BHA.float() - target_BHA).square().mean(-1)
+        valid_BH = (batch.valid_BH & (level_BH > 0)).to(error_BH.dtype)
         return (error_BH * valid_BH).sum() / valid_BH.sum().clamp_min(1.0)
 
     def context(
@@ -150,21 +172,47 @@ class DenoisingPolicy(nn.Module, ABC):
     ) -> Tensor:
         """The observation encoder: histories of `inputs`, state and images, to [B C]; see `ObservationEncoder`."""
         normal_BTS = self.state_normalizer.normalize(state_BTS)
-        if len(self._seen) < self.inputs.state_size:
-            normal_BTS = normal_BTS[..., self._seen]
+        if len(self.seen) < self.inputs.state_size:
+            normal_BTS = normal_BTS[..., self.seen]
         return self.encoder(normal_BTS, images or {}, generator)
 
     def encode(self, histories: Sequence[Sequence[Observation]]) -> Tensor:
         """Histories of `self.history` observations, oldest first, to contexts [B C]."""
         flat = [[self.inputs.flatten_state(observation.state) for observation in history] for history in histories]
-        state_BTS = torch.from_numpy(np.asarray(flat, dtype=np.float32))
-        images = {
-            camera.name: torch.from_numpy(
-                np.stack([np.stack([camera.checked(o.images) for o in history]) for history in histories])
-            ).to(self.device, non_blocking=True)
+        images = [
+            np.stack([np.stack([camera.checked(o.images) for o in history]) for history in histories])
             for camera in self.inputs.cameras
-        }
-        return self.context(state_BTS.to(self.device, non_blocking=True), images)
+        ]
+        tensors = [torch.from_numpy(array) for array in (np.asarray(flat, dtype=np.float32), *images)]
+        return self.run("encode", 0, lambda _: ContextEncoder(self), *self.on_device(tensors))[0]
+
+    def on_device(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Those on the CPU moved to where the policy is."""
+        device = self.device
+        return list(tensors) if device.type == "cpu" else [x.to(device, non_blocking=True) for x in tensors]
+
+    def run(self, name: str, calls: int, build: Callable[[Network], nn.Module], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What the program `name` gives for `inputs`; the policy's engine makes it when it is first asked for.
+
+        Args:
+            calls: of the network. The engine takes all of them as one, or where they are many, each by itself.
+            build: makes the module that the program is, of the network and of this policy's other parts.
+
+        Raises:
+            UserError: the engine cannot run here, or cannot run this program.
+        """
+        if name not in self._programs:
+            unrolled = self.engine == "eager" or calls <= MOST_UNROLLED_CALLS
+            with torch.inference_mode(False), torch.no_grad():
+                module = build(self.network if unrolled else self._engine_call).to(self.device).eval()
+            engine = make("engine", ENGINES, {"name": self.engine if unrolled else "eager"})
+            self._programs[name] = engine.compile(module, inputs)
+        return self._programs[name](*inputs)
+
+    def _engine_call(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
+        """One network call as a program of its own."""
+        inputs = noisy_BHA, level_BH.expand(len(noisy_BHA), -1), context_BC
+        return self.run("network_call", 1, lambda _: NetworkCall(self.network), *inputs)[0]
 
     def anchors(self, histories: Sequence[Sequence[Observation]]) -> Anchors:
         """What each history's chunk takes its differences from, on the CPU; () for actions without differences."""
@@ -178,7 +226,7 @@ class DenoisingPolicy(nn.Module, ABC):
         return self.state_normalizer.scale.device
 
     def timed_parts(self, history: Sequence[Observation]) -> dict[str, Callable[[], object]]:
-        """The encoder and one bare network call at batch 1, for a latency report."""
+        """The encoder and one bare network call at batch 1, each on the policy's engine, for a latency report."""
         with torch.inference_mode():
             context = self.encode([history])
             noisy = torch.zeros(1, self.horizon, self.actions.size, device=self.device)
@@ -190,7 +238,7 @@ class DenoisingPolicy(nn.Module, ABC):
 
         @torch.inference_mode()
         def network_call() -> Tensor:
-            return self.network(noisy, level, context)
+            return self._engine_call(noisy, level, context)
 
         return {"encode": encode, "network_call": network_call}
 
@@ -207,6 +255,7 @@ class DenoisingPolicy(nn.Module, ABC):
                     found=f"policy.{name}",
                     remedy=nearest(name, self.run_time_settings),
                 )
+        self._programs.clear()
         previous = {name: getattr(self, name) for name in settings}
         for name, value in settings.items():
             setattr(self, name, value)
@@ -220,26 +269,41 @@ class DenoisingPolicy(nn.Module, ABC):
 
     def prepare(self) -> None:
         """Check the run-time settings and compute what depends on them alone."""
+        lookup("engine", ENGINES, self.engine)
 
     def chunks(
         self,
-        buffer_BHA: Tensor,
+        learned_BHA: Tensor,
         histories: Sequence[Sequence[Observation]],
         anchors: Anchors,
         network_calls: int,
         preview_levels: np.ndarray | None = None,
+        is_first: bool | Sequence[bool] = True,
     ) -> list[ActionChunk]:
-        """The head of each denoised buffer in the task's units, with the noisy rest as a preview if there is one."""
-        learned = self.action_normalizer.denormalize(buffer_BHA).cpu()
-        actions = self.actions.decode(learned, anchors).numpy()[:, self.past :]
-        head, rest = actions[:, : self.action_steps], actions[:, self.action_steps :]
+        """The head of each buffer of learned actions in the task's representation, the rest as a preview.
+
+        With an inference delay of d, a session's first chunk begins at its observation and holds d actions more; each
+        later one begins d steps after its own, where the last one ends.
+
+            observation   0            Ta           2 Ta
+            first chunk   |--- Ta + d ----|
+            second                     (d)|--- Ta ---|
+            third                                 (d)|--- Ta ---|
+
+        Args:
+            preview_levels: of what follows the chunk, in 0 .. 1, if it is to be shown.
+        """
+        actions = self.actions.decode(learned_BHA.cpu(), anchors).numpy()[:, self.past :]
+        last = self.inference_delay + self.action_steps
+        firsts = [is_first] * len(actions) if isinstance(is_first, bool) else is_first
+        begins = [0 if first else self.inference_delay for first in firsts]
         return [
             ActionChunk(
-                actions=head[b],
-                start_s=history[-1].time_s,
+                actions=actions[b, begins[b] : last],
+                start_s=history[-1].time_s + begins[b] * self.spec.dt_s,
                 dt_s=self.spec.dt_s,
                 network_calls=network_calls,
-                preview=None if preview_levels is None else Preview(rest[b], preview_levels),
+                preview=None if preview_levels is None else Preview(actions[b, last:], preview_levels),
             )
             for b, history in enumerate(histories)
         ]

@@ -1,38 +1,65 @@
 """Diffusion Policy (arXiv 2303.04137): every observation starts from pure noise and is denoised to a clean chunk.
 
+With `path=flow` the same network learns the velocity of a flow instead of the noise (flow matching, arXiv 2210.02747).
+
 B batch, H horizon, A action; levels run 0 (clean) .. N (pure noise), the same for all positions of a sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from embodied.catalog import STATE_ENCODER
+from embodied.action_representation import Anchors
+from embodied.catalog import STATE_ENCODER, nearest
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
+from embodied.policies.ddpm_path import DdpmPath
 from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.flow_path import FlowPath
+from embodied.policies.moving_reference import re_expressed
+from embodied.policies.programs import DenoiseLoop, InUnits, Network
+from embodied.policies.samplers.ancestral import AncestralSampler
+from embodied.policies.samplers.heun import HeunSampler
+from embodied.policies.samplers.real_time_chunking import SCHEDULES, RealTimeChunking, Schedule, prefix_weights
+from embodied.policies.samplers.warm_start import WarmStart, remaining_plan
 from embodied.policies.seeded_noise import seeded_normal
 from embodied.types import ActionChunk, Observation, TaskSpec
+
+Sampler = Literal["ddim", "ddpm", "euler", "heun", "warm_start", "rtc"]
+# Paths that each sampler knows.
+SAMPLERS: dict[str, tuple[str, ...]] = {
+    "ddim": ("ddpm",),
+    "ddpm": ("ddpm",),
+    "euler": ("flow",),
+    "heun": ("flow",),
+    "rtc": ("flow",),
+    "warm_start": ("ddpm", "flow"),
+}
 
 
 @dataclass(frozen=True)
 class DiffusionState:
-    """All that lasts between two observations: which noise comes next."""
+    """What lasts between two observations: which noise comes next, and for some samplers the last plan."""
 
     seed: int
     observations: int = 0
+    plan_HA: Tensor | None = None  # clean and normalised
+    anchors: Anchors = ()  # what its actions are differences from, if they are
 
 
 class DiffusionPolicy(DenoisingPolicy):
-    """Chunks from pure noise by DDIM-k (arXiv 2010.02502) or by ancestral sampling over all N levels."""
+    """Whole chunks at one level for all positions, by the sampler that is chosen at run time.
 
-    run_time_settings = ("sampler", "calls")
+    `ddim` (arXiv 2010.02502) and `euler` are the deterministic moves of the two paths, `ddpm` is ancestral sampling,
+    `heun` takes second-order steps. `warm_start` and `rtc` go on from the session's last plan.
+    """
+
+    run_time_settings = ("sampler", "calls", "warm_level", "inference_delay", "prefix_weights", "engine")
 
     def __init__(
         self,
@@ -46,11 +73,24 @@ class DiffusionPolicy(DenoisingPolicy):
         past: int,
         levels: int,
         clip: bool,
-        sampler: Literal["ddim", "ddpm"],
+        sampler: Sampler,
         calls: int,
+        warm_level: int = 50,
+        inference_delay: int = 0,
+        prefix_weights: Schedule = "exp",
+        path: str = "ddpm",
         actions: Mapping[str, Any] | None = None,
     ) -> None:
-        """`sampler` and `calls` may be changed later by `configure`; the rest is as in `DenoisingPolicy`."""
+        """
+        Args:
+            sampler: one of `SAMPLERS`.
+            calls: network calls from pure noise to clean.
+            warm_level: of `warm_start`: the level that the last plan is noised to, 1 .. N.
+            inference_delay: d, control steps between an observation and the execution of its chunk. `rtc` freezes the
+                d actions that are executed meanwhile; other samplers leave them out.
+            prefix_weights: of `rtc`: how the rest of the last chunk is followed.
+            the rest: as in `DenoisingPolicy`. All of these may be changed later by `configure`.
+        """
         super().__init__(
             spec,
             network,
@@ -61,24 +101,68 @@ class DiffusionPolicy(DenoisingPolicy):
             past=past,
             levels=levels,
             clip=clip,
+            path=path,
             actions=actions,
         )
         self.sampler = sampler
         self.calls = calls
+        self.warm_level = warm_level
+        self.inference_delay = inference_delay
+        self.prefix_weights = prefix_weights
         self.prepare()
 
     def prepare(self) -> None:
+        super().prepare()
+        self._check_sampler()
+        self._check_numbers()
+        if self.keeps_plan and self.actions.is_relative and not self.actions.has_linear_change_of_base:
+            raise UserError(
+                expected=f"policy.actions.rotation=rotation_6d for sampler {self.sampler}, whose last plan follows the "
+                "moving reference",
+                found=f"rotation {self.actions.rotation}, representation {self.actions.representation}",
+                remedy="train with policy.actions.rotation=rotation_6d, or use a sampler that keeps no plan",
+            )
+
+    def _check_sampler(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise UserError(
+                expected="a sampler for policy.sampler", found=str(self.sampler), remedy=nearest(self.sampler, SAMPLERS)
+            )
+        if self.path.name not in SAMPLERS[self.sampler]:
+            known = ", ".join(name for name, paths in SAMPLERS.items() if self.path.name in paths)
+            raise UserError(
+                expected=f"a sampler for a network that was trained with policy.path={self.path.name}",
+                found=f"policy.sampler={self.sampler}, for path {' or '.join(SAMPLERS[self.sampler])}",
+                remedy=f"use one of {known}",
+            )
+        if self.sampler == "rtc" and self.engine != "eager":
+            raise UserError(
+                expected="policy.engine=eager with policy.sampler=rtc, whose guidance needs the network's derivative",
+                found=self.engine,
+                remedy="use the eager engine, or policy=sdp with policy.inference_delay",
+            )
+        if self.sampler == "rtc" and self.prefix_weights not in SCHEDULES:
+            raise UserError(
+                expected=f"policy.prefix_weights one of {', '.join(SCHEDULES)}",
+                found=str(self.prefix_weights),
+                remedy=nearest(str(self.prefix_weights), SCHEDULES),
+            )
+
+    def _check_numbers(self) -> None:
         levels = self.path.levels
-        if self.sampler not in ("ddim", "ddpm"):
-            raise UserError(
-                expected="policy.sampler ddim or ddpm", found=str(self.sampler), remedy="use one of the two"
-            )
-        if not 1 <= self.calls <= levels:
-            raise UserError(
-                expected=f"policy.calls between 1 and policy.levels ({levels})",
-                found=str(self.calls),
-                remedy="change policy.calls",
-            )
+        longest_delay = self.horizon - self.past - self.action_steps
+        for name, lowest, highest, meaning in (
+            ("calls", 1, levels, f"policy.levels ({levels})"),
+            ("warm_level", 1, levels, f"policy.levels ({levels})"),
+            ("inference_delay", 0, longest_delay, f"{longest_delay}, behind which a chunk of the horizon is left"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not lowest <= value <= highest:
+                raise UserError(
+                    expected=f"policy.{name} between {lowest} and {meaning}",
+                    found=str(value),
+                    remedy=f"change policy.{name}",
+                )
         if self.sampler == "ddpm" and self.calls != levels:
             raise UserError(
                 expected=f"policy.calls={levels} with sampler ddpm, which visits every level",
@@ -87,41 +171,57 @@ class DiffusionPolicy(DenoisingPolicy):
             )
 
     @property
+    def keeps_plan(self) -> bool:
+        return self.sampler in ("warm_start", "rtc")
+
+    @property
     def label(self) -> str:
-        return f"{self.sampler}-{self.calls}{self.actions.suffix}"
+        calls = f"{self.sampler}-{self.calls}"
+        details = {"warm_start": f" from {self.warm_level}", "rtc": f" {self.prefix_weights}"}.get(self.sampler, "")
+        flow = self.path.suffix if self.sampler == "warm_start" else ""
+        return f"{calls}{flow}{details}{self.label_suffix}"
 
     @property
     def calls_per_observation(self) -> int:
-        return self.calls
+        """Network calls of a running session."""
+        if self.sampler == "heun":
+            return 2 * self.calls - 1
+        return len(self._levels(self.warm_level)) - 1 if self.sampler == "warm_start" else self.calls
 
     @property
     def first_observation_calls(self) -> int:
-        return self.calls
+        return self.calls if self.sampler == "warm_start" else self.calls_per_observation
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Noise-prediction error at one uniformly drawn level a sample (arXiv 2303.04137, eq. 3)."""
+        """Prediction error at one uniformly drawn level a sample (arXiv 2303.04137, eq. 3)."""
         level_B = torch.randint(1, self.path.levels + 1, (len(batch),), generator=generator)
         level_BH = level_B.unsqueeze(1).expand(-1, self.horizon).to(batch.action_BHA.device)
-        return self.noise_error(batch, level_BH, generator)
+        return self.prediction_error(batch, level_BH, generator)
 
-    def sample(self, noise_BHA: Tensor, context_BC: Tensor, fresh_noise_BNHA: Tensor | None = None) -> Tensor:
-        """Pure noise to clean, normalised chunks [B H A] in `calls` network calls.
+    def _levels(self, start: int) -> list[Tensor]:
+        """The evenly spaced levels of `calls` from pure noise to clean, of which those below `start`, and `start`."""
+        N = self.path.levels
+        spaced = [N * (self.calls - call) // self.calls for call in range(self.calls + 1)]
+        return [torch.full((self.horizon,), level) for level in [start, *(n for n in spaced if n < start)]]
 
-        `fresh_noise_BNHA` is what ancestral sampling adds on the way, entry n on leaving level n + 1.
+    def sampling(self, network: Network) -> nn.Module:
+        """From pure noise [B H A] and contexts to clean, normalised chunks [B H A], as a module.
+
+        Ancestral sampling also takes what it adds on the way, [B N H A].
         """
-        levels = [self.path.levels * (self.calls - call) // self.calls for call in range(self.calls + 1)]
-        x_BHA = noise_BHA
-        for level, next_level in pairwise(levels):
-            level_H = torch.full((self.horizon,), level, device=x_BHA.device)
-            fraction_BH = (level_H / self.path.levels).expand(len(x_BHA), -1)
-            predicted_BHA = self.network(x_BHA, fraction_BH, context_BC)
-            if fresh_noise_BNHA is not None:
-                fresh_BHA = fresh_noise_BNHA[:, level - 1]
-                x_BHA = self.path.ddpm_step(x_BHA, predicted_BHA, level, fresh_BHA, self.clip)
-            else:
-                next_level_H = torch.full_like(level_H, next_level)
-                x_BHA = self.path.ddim(level_H, next_level_H, self.clip)(x_BHA, predicted_BHA)
-        return x_BHA
+        if isinstance(self.path, DdpmPath) and self.sampler == "ddpm":
+            return AncestralSampler(network, self.path, self.horizon, self.clip)
+        levels = self._levels(self.path.levels)
+        if isinstance(self.path, FlowPath) and self.sampler == "heun":
+            return HeunSampler(network, self.path, levels, self.clip)
+        return DenoiseLoop(network, self.path, levels, self.clip)
+
+    def going_on(self, network: Network) -> nn.Module:
+        """The same with the last plan as a further input, for samplers that keep it."""
+        if isinstance(self.path, FlowPath) and self.sampler == "rtc":
+            return RealTimeChunking(network, self.path, self._levels(self.path.levels), self.clip)
+        loop = DenoiseLoop(network, self.path, self._levels(self.warm_level), self.clip)
+        return WarmStart(loop, self.path, self.warm_level)
 
     def initial_state(self, seed: int) -> DiffusionState:
         return DiffusionState(seed)
@@ -133,11 +233,73 @@ class DiffusionPolicy(DenoisingPolicy):
         states: Sequence[DiffusionState],
         executed: Sequence[int],
     ) -> tuple[list[ActionChunk], list[DiffusionState]]:
-        """One chunk a session, each from its own noise; nothing is carried over but the count of observations."""
+        """One chunk a session, each from its own noise. Sessions with a last plan to go on from are a batch apart."""
+        context_BC, anchors = self.encode(histories), self.anchors(histories)
         draws = 1 + (self.path.levels if self.sampler == "ddpm" else 0)
         shape = (draws, self.horizon, self.actions.size)
-        noise = torch.stack([seeded_normal(shape, state.seed, state.observations) for state in states]).to(self.device)
-        fresh = noise[:, 1:] if self.sampler == "ddpm" else None
-        buffer_BHA = self.sample(noise[:, 0], self.encode(histories), fresh)
-        chunks = self.chunks(buffer_BHA, histories, self.anchors(histories), self.calls)
-        return chunks, [DiffusionState(state.seed, state.observations + 1) for state in states]
+        noise = torch.stack([seeded_normal(shape, state.seed, state.observations) for state in states])
+        noise = self.on_device([noise])[0]
+        chunks: dict[int, ActionChunk] = {}
+        plans: dict[int, Tensor] = {}
+        for fresh in (True, False):
+            group = [b for b, s in enumerate(states) if (s.plan_HA is None or not self.keeps_plan) == fresh]
+            if not group:
+                continue
+            everybody = len(group) == len(states)
+            noise_G, context = (noise, context_BC) if everybody else (noise[group], context_BC[group])
+            inputs = (noise_G[:, 0], context)
+            if fresh:
+                inputs += (noise_G[:, 1:],) if self.sampler == "ddpm" else ()
+                plan_BHA, learned_BHA = self._sampled("sampling", self.first_observation_calls, self.sampling, *inputs)
+            else:
+                rest = [self._rest(states[b], executed[b], _row(anchors, b)) for b in group]
+                inputs += tuple(torch.stack(parts) for parts in zip(*rest, strict=True))
+                plan_BHA, learned_BHA = self._sampled("going_on", self.calls_per_observation, self.going_on, *inputs)
+            handed_out = self.chunks(
+                learned_BHA,
+                [histories[b] for b in group],
+                _row(anchors, group),
+                self.first_observation_calls if fresh else self.calls_per_observation,
+                is_first=[states[b].observations == 0 for b in group],
+            )
+            chunks.update(zip(group, handed_out, strict=True))
+            plans.update(zip(group, plan_BHA.unbind(0), strict=True))
+        next_states = [
+            DiffusionState(s.seed, s.observations + 1, *((plans[b], _row(anchors, b)) if self.keeps_plan else ()))
+            for b, s in enumerate(states)
+        ]
+        return [chunks[b] for b in range(len(states))], next_states
+
+    def _sampled(
+        self, name: str, calls: int, build: Callable[[Network], nn.Module], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Clean chunks, normalised and in units. RTC differentiates, which inference mode forbids."""
+        if name == "going_on" and self.sampler == "rtc":
+            with torch.inference_mode(False), torch.no_grad():
+                plan_BHA = build(self.network)(*(x.clone() for x in inputs))
+            return plan_BHA, self.action_normalizer.denormalize(plan_BHA)
+        return self.run(name, calls, lambda network: InUnits(build(network), self.action_normalizer), *inputs)
+
+    def _rest(self, state: DiffusionState, executed: int, anchors: Anchors) -> tuple[Tensor, ...]:
+        """What the samplers that go on take of a session: its last plan from now on, for `rtc` also the weights."""
+        plan_HA = state.plan_HA
+        if self.actions.is_relative:
+            plan_HA = re_expressed(
+                plan_HA,
+                executed,
+                state.anchors,
+                anchors,
+                signal_H1=torch.ones(self.horizon, 1, device=plan_HA.device),
+                actions=self.actions,
+                normalizer=self.action_normalizer,
+            )
+        plan_HA = remaining_plan(plan_HA, executed)
+        if self.sampler == "warm_start":
+            return (plan_HA,)
+        frozen = self.past + self.inference_delay if self.inference_delay else 0
+        weight_H = prefix_weights(self.horizon, frozen, executed, self.prefix_weights)
+        return plan_HA, *self.on_device([weight_H, torch.arange(self.horizon) < frozen])
+
+
+def _row(anchors: Anchors, sessions: int | list[int]) -> Anchors:
+    return tuple(anchor[sessions] for anchor in anchors)

@@ -1,105 +1,114 @@
-"""The DDPM noise path, with a level of its own for every position of a buffer.
+"""Between clean actions and noise: x_n = signal_n * clean + noise_n * z, with a level for every position of a buffer.
 
-Levels run 0 (clean) .. N (pure noise); level n is train timestep n - 1 of the DDPM paper's numbering. diffusers'
-schedulers take one level for a whole sample; at constant levels this path equals them.
+Levels run 0 (clean) .. N (pure noise). diffusers' schedulers take one level for a whole sample; at constant levels
+these paths equal them (`tests/test_noise_path.py`, `tests/test_flow_path.py`).
 
 B batch, H horizon, A action. `level` arguments are integer tensors that broadcast to [B H].
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-LARGEST_BETA = 0.999
-
-
-def squared_cosine_alpha_bar(levels: int) -> Tensor:
-    """Share of signal variance at levels 0 .. N, float64 [N + 1] (Nichol & Dhariwal, arXiv 2102.09672, eq. 17)."""
-
-    def f(t: float) -> float:
-        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    betas = [min(1 - f((i + 1) / levels) / f(i / levels), LARGEST_BETA) for i in range(levels)]
-    alphas = torch.tensor([1.0] + [1 - beta for beta in betas], dtype=torch.float64)
-    return torch.cumprod(alphas, 0)
-
 
 @dataclass(frozen=True)
-class Ddim:
-    """The coefficients of one DDIM move (eta 0) between two vectors of levels; tensors [H 1]."""
+class Prediction:
+    """What a network's prediction p says at given levels: two linear maps of (x, p), tensors [H 1] in float64."""
 
     clean_from_noisy: Tensor
-    clean_from_noise: Tensor
-    signal: Tensor
-    noise: Tensor
-    moves: Tensor | None  # bool; None when every position moves
-    clip: bool
+    clean_from_predicted: Tensor
+    noise_from_noisy: Tensor
+    noise_from_predicted: Tensor
 
-    def __call__(self, noisy_BHA: Tensor, predicted_noise_BHA: Tensor) -> Tensor:
-        """DDIM, arXiv 2010.02502, eq. 12 with sigma 0. A position whose level does not fall is returned as it came."""
-        clean_BHA = torch.addcmul(noisy_BHA * self.clean_from_noisy, predicted_noise_BHA, self.clean_from_noise)
+
+class Move(nn.Module):
+    """A deterministic move between two vectors of levels, tensors [H 1].
+
+    The clean actions that the prediction stands for, clipped if they are to be, are noised to the lower level with the
+    noise that it stands for. A position whose level does not fall is returned as it came.
+    """
+
+    clean_from_noisy: Tensor
+    clean_from_predicted: Tensor
+    next_from_clean: Tensor
+    next_from_noisy: Tensor
+    next_from_predicted: Tensor
+
+    def __init__(self, *, clip: bool, **coefficients: Tensor) -> None:
+        """`coefficients` are the tensors above, by name."""
+        super().__init__()
+        self.clip = clip
+        for name, coefficient_H1 in coefficients.items():
+            self.register_buffer(name, coefficient_H1.float(), persistent=False)
+
+    def forward(self, noisy_BHA: Tensor, predicted_BHA: Tensor) -> Tensor:
+        clean_BHA = torch.addcmul(noisy_BHA * self.clean_from_noisy, predicted_BHA, self.clean_from_predicted)
         if self.clip:
             clean_BHA = clean_BHA.clamp(-1.0, 1.0)
-        moved_BHA = torch.addcmul(predicted_noise_BHA * self.noise, clean_BHA, self.signal)
-        return moved_BHA if self.moves is None else torch.where(self.moves, moved_BHA, noisy_BHA)
+        moved_BHA = torch.addcmul(noisy_BHA * self.next_from_noisy, predicted_BHA, self.next_from_predicted)
+        return torch.addcmul(moved_BHA, clean_BHA, self.next_from_clean)
 
 
-class NoisePath(nn.Module):
-    """x_n = sqrt(alpha_bar_n) * clean + sqrt(1 - alpha_bar_n) * noise."""
+class NoisePath(nn.Module, ABC):
+    """`signal` and `noise` are the scales of levels 0 .. N, float64 [N + 1]."""
 
-    alpha_bar: Tensor
+    name: ClassVar[str]
+    suffix: ClassVar[str]  # of a policy's label
+    signal: Tensor
+    noise: Tensor
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, signal: Tensor, noise: Tensor) -> None:
         super().__init__()
-        self.levels = levels
-        # Not persistent: it is a function of the configuration, which travels with the weights.
-        self.register_buffer("alpha_bar", squared_cosine_alpha_bar(levels), persistent=False)
+        self.levels = len(signal) - 1
+        # Not persistent: they are functions of the configuration, which travels with the weights.
+        self.register_buffer("signal", signal, persistent=False)
+        self.register_buffer("noise", noise, persistent=False)
 
-    def _scales(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        alpha_bar = self.alpha_bar[level].unsqueeze(-1)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    @abstractmethod
+    def target(self, clean_BHA: Tensor, noise_BHA: Tensor) -> Tensor:
+        """What the network learns to predict."""
+
+    @abstractmethod
+    def prediction(self, level_H: Tensor) -> Prediction:
+        """What it has said when it has predicted, at levels above 0."""
+
+    def scales(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise, [... 1] for levels [...]."""
+        return self.signal[level].unsqueeze(-1), self.noise[level].unsqueeze(-1)
 
     def add_noise(self, clean_BHA: Tensor, noise_BHA: Tensor, level_BH: Tensor) -> Tensor:
         """Clean actions at the given levels."""
-        signal, noise = self._scales(level_BH)
+        signal, noise = self.scales(level_BH)
         return signal.float() * clean_BHA + noise.float() * noise_BHA
 
     def raising(self, level_H: Tensor, to_level_H: Tensor) -> tuple[Tensor, Tensor]:
         """Scales [H 1] of what is there and of fresh noise that take levels up to `to_level_H` (never down).
 
-        The forward process between two levels: x_m = sqrt(r) x_n + sqrt(1 - r) noise, r = alpha_bar_m / alpha_bar_n.
+        The forward process between levels n and m: x_m = r x_n + sqrt(noise_m^2 - r^2 noise_n^2) z, r the ratio of
+        their signals.
         """
-        ratio = (self.alpha_bar[to_level_H] / self.alpha_bar[level_H]).unsqueeze(-1)
-        return ratio.sqrt().float(), (1 - ratio).sqrt().float()
+        signal, noise = self.scales(level_H)
+        to_signal, to_noise = self.scales(to_level_H)
+        stays = (level_H == to_level_H).unsqueeze(-1)  # also at pure noise, where there may be no signal to divide by
+        ratio = torch.where(stays, 1.0, to_signal / torch.where(stays, 1.0, signal))
+        fresh = (to_noise.square() - (ratio * noise).square()).clamp_min(0.0).sqrt()
+        return ratio.float(), torch.where(stays, 0.0, fresh).float()
 
-    def ddim(self, level_H: Tensor, next_level_H: Tensor, clip: bool) -> Ddim:
-        """The move from one vector of levels to a lower one."""
-        signal, noise = self._scales(level_H)
-        next_signal, next_noise = self._scales(next_level_H)
-        moves = (level_H > next_level_H).unsqueeze(-1)
-        return Ddim(
-            clean_from_noisy=(1 / signal).float(),
-            clean_from_noise=(-noise / signal).float(),
-            signal=next_signal.float(),
-            noise=next_noise.float(),
-            moves=None if bool(moves.all()) else moves,
+    def move(self, level_H: Tensor, next_level_H: Tensor, clip: bool) -> Move:
+        """From one vector of levels to a lower one: DDIM (arXiv 2010.02502, eq. 12 with sigma 0), on any path."""
+        falls = (level_H > next_level_H).unsqueeze(-1)
+        said = self.prediction(level_H)
+        next_signal, next_noise = self.scales(next_level_H)
+        return Move(
+            clean_from_noisy=said.clean_from_noisy,
+            clean_from_predicted=said.clean_from_predicted,
+            next_from_clean=torch.where(falls, next_signal, 0.0),
+            next_from_noisy=torch.where(falls, next_noise * said.noise_from_noisy, 1.0),
+            next_from_predicted=torch.where(falls, next_noise * said.noise_from_predicted, 0.0),
             clip=clip,
         )
-
-    def ddpm_step(
-        self, noisy_BHA: Tensor, predicted_noise_BHA: Tensor, level: int, fresh_noise_BHA: Tensor, clip: bool
-    ) -> Tensor:
-        """One ancestral step from `level` to `level - 1` (DDPM, arXiv 2006.11239, eq. 6-7; the smaller variance)."""
-        alpha_bar, next_alpha_bar = float(self.alpha_bar[level]), float(self.alpha_bar[level - 1])
-        alpha = alpha_bar / next_alpha_bar
-        clean_BHA = (noisy_BHA - math.sqrt(1 - alpha_bar) * predicted_noise_BHA) / math.sqrt(alpha_bar)
-        if clip:
-            clean_BHA = clean_BHA.clamp(-1.0, 1.0)
-        clean_share = math.sqrt(next_alpha_bar) * (1 - alpha) / (1 - alpha_bar)
-        noisy_share = math.sqrt(alpha) * (1 - next_alpha_bar) / (1 - alpha_bar)
-        variance = (1 - next_alpha_bar) / (1 - alpha_bar) * (1 - alpha)
-        return clean_share * clean_BHA + noisy_share * noisy_BHA + math.sqrt(variance) * fresh_noise_BHA

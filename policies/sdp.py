@@ -15,63 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from embodied.action_representation import Anchors
 from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.ladder import Ladder
 from embodied.policies.moving_reference import re_expressed
+from embodied.policies.programs import DenoiseLoop, InUnits, Network
 from embodied.policies.seeded_noise import seeded_normal
 from embodied.types import ActionChunk, Observation, TaskSpec
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The levels that a buffer passes through.
-
-    `past` leading positions lie before the newest observation and belong to chunk 0; trailing positions that fill no
-    chunk share the last chunk's level.
-    """
-
-    horizon: int  # Tp
-    action_steps: int  # Ta
-    past: int
-    levels: int  # N
-
-    @property
-    def chunks(self) -> int:
-        """h"""
-        return (self.horizon - self.past) // self.action_steps
-
-    @property
-    def most_calls(self) -> int:
-        """The largest k: with more, the head chunk would be asked to stand still."""
-        return self.levels // self.chunks
-
-    def at(self, done: int, k: int) -> Tensor:
-        """Levels after `done` of a cycle's k calls, int64 [H]: floor(N (i + 1 - done / k) / h), in exact integers."""
-        position = torch.arange(self.horizon)
-        chunk = ((position - self.past).clamp_min(0) // self.action_steps).clamp_max(self.chunks - 1)
-        return self.levels * (k * (chunk + 1) - done) // (k * self.chunks)
-
-    def cycle(self, k: int) -> list[tuple[Tensor, Tensor]]:
-        """The k moves of one observation, as (levels, next levels)."""
-        return [(self.at(call, k), self.at(call + 1, k)) for call in range(k)]
-
-    def visited(self) -> Tensor:
-        """Every distinct vector of levels at which some k calls the network, int64 [M H].
-
-        Where h divides N these are the start levels minus j, j = 0 .. N/h - 1, as in the paper's training. Where it
-        does not, no common offset describes them.
-        """
-        vectors = {tuple(level.tolist()) for k in range(1, self.most_calls + 1) for level, _ in self.cycle(k)}
-        return torch.tensor(sorted(vectors))
 
 
 @dataclass(frozen=True)
@@ -87,7 +45,7 @@ class StreamingState:
 class StreamingDiffusionPolicy(DenoisingPolicy):
     """k network calls an observation, for any 1 <= k <= floor(N / h)."""
 
-    run_time_settings = ("k", "initialization", "initial_calls")
+    run_time_settings = ("k", "initialization", "initial_calls", "inference_delay", "engine")
 
     def __init__(
         self,
@@ -105,6 +63,9 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         initialization: Literal["zero", "denoise"],
         initial_calls: int,
         chunkwise: float,
+        largest_delay: int = 0,
+        inference_delay: int = 0,
+        path: str = "ddpm",
         actions: Mapping[str, Any] | None = None,
     ) -> None:
         """
@@ -115,6 +76,9 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             initial_calls: network calls of that pass.
             chunkwise: share of training samples on the ladder; the rest has one level for all positions, which is
                 what `denoise` needs.
+            largest_delay: training shows prefixes of 0 .. this many clean actions, drawn evenly.
+            inference_delay: d, control steps that pass between an observation and the execution of its chunk: the
+                buffer's first d actions are those that will be executed meanwhile, and stay as they are.
             the rest: as in `DenoisingPolicy`.
         """
         super().__init__(
@@ -127,14 +91,42 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             past=past,
             levels=levels,
             clip=clip,
+            path=path,
             actions=actions,
         )
         if not 0.0 <= chunkwise <= 1.0:
             raise UserError(expected="policy.chunkwise between 0 and 1", found=str(chunkwise), remedy="change it")
-        self.ladder = Ladder(self.horizon, self.action_steps, self.past, self.path.levels)
-        if self.ladder.chunks > self.path.levels:
+        self.largest_delay = largest_delay
+        self.inference_delay = inference_delay
+        self._check_layout()
+        self.chunkwise = chunkwise
+        self.k = k
+        self.initialization = initialization
+        self.initial_calls = initial_calls
+        for d in range(largest_delay + 1):
+            self.register_buffer(f"visited_{d}_MH", self.ladder_with(d).visited(), persistent=False)
+        self.prepare()
+
+    def ladder_with(self, prefix: int) -> Ladder:
+        """The ladder behind a prefix of so many clean actions."""
+        return Ladder(self.horizon, self.action_steps, self.past, self.path.levels, prefix)
+
+    def visited_MH(self, prefix: int = 0) -> Tensor:
+        """Every vector of levels that training shows behind a prefix, int64 [M H]."""
+        return self.get_buffer(f"visited_{prefix}_MH")
+
+    def _check_layout(self) -> None:
+        if self.largest_delay < 0 or self.horizon < self.past + self.largest_delay + self.action_steps:
             raise UserError(
-                expected=f"policy.levels of at least {self.ladder.chunks}, the number of chunks in the buffer",
+                expected="policy.largest_delay between 0 and policy.horizon - policy.past - policy.action_steps = "
+                f"{self.horizon - self.past - self.action_steps}, so that a chunk fits behind the prefix",
+                found=str(self.largest_delay),
+                remedy="lower policy.largest_delay or raise policy.horizon",
+            )
+        chunks = self.ladder_with(0).chunks
+        if chunks > self.path.levels:
+            raise UserError(
+                expected=f"policy.levels of at least {chunks}, the number of chunks in the buffer",
                 found=str(self.path.levels),
                 remedy="raise policy.levels or policy.action_steps",
             )
@@ -145,23 +137,43 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
                 found=f"rotation {self.actions.rotation}, representation {self.actions.representation}",
                 remedy="set policy.actions.rotation=rotation_6d, or use policy=diffusion, which keeps no buffer",
             )
-        self.chunkwise = chunkwise
-        self.k = k
-        self.initialization = initialization
-        self.initial_calls = initial_calls
-        self.register_buffer("visited_MH", self.ladder.visited(), persistent=False)
-        self.prepare()
 
     def prepare(self) -> None:
+        super().prepare()
+        self._check_delay()
+        self.ladder = self.ladder_with(self.inference_delay)
         if not 1 <= self.k <= self.ladder.most_calls:
             raise UserError(
                 expected=f"policy.k between 1 and floor(N / h) = {self.ladder.most_calls}",
                 found=str(self.k),
                 remedy=f"change policy.k (N is {self.path.levels}, the buffer holds {self.ladder.chunks} chunks)",
             )
+        self._check_initialization()
+        self.start_H, self.end_H = self.ladder.at(0, self.k), self.ladder.at(self.k, self.k)
+        later_H = self.end_H[self.ladder.head + self.action_steps :]
+        self.preview_levels = (later_H / self.path.levels).numpy()
+        self._raising: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def _check_delay(self) -> None:
+        if not isinstance(self.inference_delay, int) or not 0 <= self.inference_delay <= self.largest_delay:
+            raise UserError(
+                expected=f"policy.inference_delay between 0 and {self.largest_delay}, the longest prefix of clean "
+                "actions that this policy was trained with",
+                found=str(self.inference_delay),
+                remedy="lower it, or train with policy.largest_delay of as much",
+            )
+
+    def _check_initialization(self) -> None:
         if self.initialization not in ("zero", "denoise"):
             raise UserError(
                 expected="policy.initialization zero or denoise", found=str(self.initialization), remedy="use one"
+            )
+        if self.initialization == "zero" and self.inference_delay:
+            raise UserError(
+                expected="policy.initialization=denoise with policy.inference_delay, since the first chunk holds the "
+                "actions of the first delay too",
+                found="zero",
+                remedy="set policy.initialization=denoise",
             )
         if self.initialization == "denoise" and not 1 <= self.initial_calls <= self.path.levels:
             raise UserError(
@@ -175,15 +187,10 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
                 found="policy.chunkwise=1",
                 remedy="use policy.initialization=zero, or train with policy.chunkwise=0.8",
             )
-        self.start_H = self.ladder.at(0, self.k)
-        self.end_H = self.ladder.at(self.k, self.k)
-        later_H = self.end_H[self.past + self.action_steps :]
-        self.preview_levels = (later_H / self.path.levels).numpy()
-        self._device_tables: dict[torch.device, _Tables] = {}
 
     @property
     def label(self) -> str:
-        return f"sdp k={self.k}{self.actions.suffix}"
+        return f"sdp{self.path.suffix} k={self.k}{self.label_suffix}"
 
     @property
     def calls_per_observation(self) -> int:
@@ -194,55 +201,61 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         return self.initial_calls if self.initialization == "denoise" else self.k
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Noise-prediction error under the training mixture of levels: the ladder (0.8), one level for all (0.2).
+        """Prediction error under the training mixture of levels: the ladder (0.8), one level for all (0.2).
 
-        The scheme is drawn a sample rather than a batch: the same expectation, with less variance.
+        The scheme is drawn a sample rather than a batch: the same expectation, with less variance. So is the prefix,
+        whose clean positions are left out of the error.
         """
-        row_B = torch.randint(len(self.visited_MH), (len(batch),), generator=generator)
-        constant_B = torch.randint(1, self.path.levels + 1, (len(batch),), generator=generator)
-        on_ladder_B = torch.rand(len(batch), generator=generator) < self.chunkwise
-        device = batch.action_BHA.device
-        level_BH = torch.where(
-            on_ladder_B.to(device).unsqueeze(1), self.visited_MH[row_B.to(device)], constant_B.to(device).unsqueeze(1)
-        )
-        return self.noise_error(batch, level_BH, generator)
+        return self.prediction_error(batch, self.training_levels(len(batch), generator).to(self.device), generator)
 
-    def denoise_cycle(self, buffer_BHA: Tensor, context_BC: Tensor) -> Tensor:
-        """Every level down together, in k calls, until the head chunk is clean."""
-        return self._denoise(buffer_BHA, context_BC, self._tables(buffer_BHA.device).cycle)
+    def training_levels(self, samples: int, generator: torch.Generator) -> Tensor:
+        """Levels for so many training samples, int64 [samples H], on the CPU."""
+        prefix_B = torch.zeros(samples, dtype=torch.int64)
+        if self.largest_delay:
+            prefix_B = torch.randint(self.largest_delay + 1, (samples,), generator=generator)
+        level_BH = torch.empty(samples, self.horizon, dtype=torch.int64)
+        for prefix in range(self.largest_delay + 1):
+            of_prefix = (prefix_B == prefix).nonzero().flatten()
+            level_BH[of_prefix] = self._levels_behind(prefix, len(of_prefix), generator)
+        return level_BH
 
-    def fresh_buffer(self, noise_B2HA: Tensor, context_BC: Tensor) -> Tensor:
-        """A buffer at the end of its first cycle."""
-        tables = self._tables(noise_B2HA.device)
-        noise_BHA, renoise_BHA = noise_B2HA.unbind(1)
+    def _levels_behind(self, prefix: int, samples: int, generator: torch.Generator) -> Tensor:
+        visited_MH = self.visited_MH(prefix).cpu()
+        row_B = torch.randint(len(visited_MH), (samples,), generator=generator)
+        constant_B = torch.randint(1, self.path.levels + 1, (samples,), generator=generator)
+        on_ladder_B = torch.rand(samples, generator=generator) < self.chunkwise
+        clean_H = torch.arange(self.horizon) < (self.past + prefix if prefix else 0)
+        constant_BH = torch.where(clean_H, 0, constant_B.unsqueeze(1))
+        return torch.where(on_ladder_B.unsqueeze(1), visited_MH[row_B], constant_BH)
+
+    def cycle(self, network: Network) -> _Cycle:
+        """What a running session's buffer goes through at an observation, as a module."""
+        return _Cycle(DenoiseLoop(network, self.path, self.ladder.cycle(self.k), self.clip))
+
+    def fresh_buffer(self, network: Network) -> nn.Module:
+        """What makes a buffer at the end of its first cycle of noise [B 2 H A] and contexts, as a module."""
         if self.initialization == "zero":
-            _, noise_scale = tables.raise_clean_to_start
-            return self.denoise_cycle(noise_scale * renoise_BHA, context_BC)
-        clean_BHA = self._denoise(noise_BHA, context_BC, tables.constant)
-        signal_scale, noise_scale = tables.raise_clean_to_end
-        return signal_scale * clean_BHA + noise_scale * renoise_BHA
+            return _NoisedZeros(self, network)
+        return _DenoisedAndNoised(self, network)
 
-    def roll(self, buffer_HA: Tensor, executed: int, noise_HA: Tensor) -> Tensor:
-        """Drop `executed` actions, append noise, and noise whatever is cleaner than the start of a cycle wants it.
+    def raising(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Scales [Ta + 1, H, 1] of a rolled buffer and of fresh noise, by the number of actions that it rolled by.
 
-        After a full chunk only the appended positions (and, if there are any, the past and trailing ones) need noise;
-        after fewer actions than a chunk every position that has not gone down a chunk does.
+        They take every position to the level where a cycle begins. After a full chunk only the appended positions
+        (and, if there are any, the past and trailing ones) need noise; after fewer actions than a chunk every position
+        that has not gone down a chunk does.
         """
-        signal_scale, noise_scale = self._tables(buffer_HA.device).raise_rolled[executed]
-        shifted_HA = torch.cat([buffer_HA[executed:], torch.zeros_like(buffer_HA[:executed])])
-        return torch.addcmul(shifted_HA * signal_scale, noise_HA, noise_scale)
-
-    def _denoise(self, x_BHA: Tensor, context_BC: Tensor, moves: list[tuple[Tensor, Any]]) -> Tensor:
-        for fraction_H, move in moves:
-            x_BHA = move(x_BHA, self.network(x_BHA, fraction_H.expand(len(x_BHA), -1), context_BC))
-        return x_BHA
-
-    def _tables(self, device: torch.device) -> _Tables:
-        if device not in self._device_tables:
-            # Outside inference mode, so that a later training step may use them too.
-            with torch.inference_mode(False), torch.no_grad():
-                self._device_tables[device] = _Tables(self, device)
-        return self._device_tables[device]
+        if device not in self._raising:
+            appended_H = torch.zeros_like(self.end_H)
+            pairs = [
+                self.path.raising(
+                    torch.cat([self.end_H[executed:], appended_H[:executed]]).to(device), self.start_H.to(device)
+                )
+                for executed in range(self.action_steps + 1)
+            ]
+            signal, noise = zip(*pairs, strict=True)
+            self._raising[device] = torch.stack(signal), torch.stack(noise)
+        return self._raising[device]
 
     def initial_state(self, seed: int) -> StreamingState:
         return StreamingState(seed)
@@ -256,23 +269,36 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
     ) -> tuple[list[ActionChunk], list[StreamingState]]:
         """One chunk a session. Fresh sessions and running ones are two batches, since they take other calls."""
         context_BC, anchors = self.encode(histories), self.anchors(histories)
-        noise = [seeded_normal((2, *self._buffer_shape), s.seed, s.observations).to(self.device) for s in states]
+        noise_B2HA = _stacked([seeded_normal((2, *self._buffer_shape), s.seed, s.observations) for s in states])
+        noise_B2HA = self.on_device([noise_B2HA])[0]
         chunks: dict[int, ActionChunk] = {}
         buffers: dict[int, Tensor] = {}
         for fresh in (True, False):
             group = [b for b, state in enumerate(states) if (state.buffer_HA is None) == fresh]
             if not group:
                 continue
-            context = context_BC if len(group) == len(states) else context_BC[group]
+            everybody = len(group) == len(states)
+            context, noise = (context_BC, noise_B2HA) if everybody else (context_BC[group], noise_B2HA[group])
             if fresh:
-                buffer_BHA = self.fresh_buffer(torch.stack([noise[b] for b in group]), context)
+                calls, build, inputs = self.first_observation_calls, self.fresh_buffer, (noise, context)
             else:
-                moved = [self._for_new_anchors(states[b], executed[b], _row(anchors, b)) for b in group]
-                rolled = [self.roll(moved[i], executed[b], noise[b][0]) for i, b in enumerate(group)]
-                buffer_BHA = self.denoise_cycle(torch.stack(rolled), context)
-            calls = self.first_observation_calls if fresh else self.k
+                rolled = [self._rolled(states[b], executed[b], _row(anchors, b)) for b in group]
+                scales = [_stacked([table[executed[b]] for b in group]) for table in self.raising(self.device)]
+                calls, build = self.k, self.cycle
+                inputs = (_stacked(rolled), scales[0], noise[:, 0], scales[1], context)
+            buffer_BHA, learned_BHA = self.run(
+                "fresh_buffer" if fresh else "cycle",
+                calls,
+                lambda network, build=build: InUnits(build(network), self.action_normalizer),
+                *inputs,
+            )
             handed_out = self.chunks(
-                buffer_BHA, [histories[b] for b in group], _row(anchors, group), calls, self.preview_levels
+                learned_BHA,
+                [histories[b] for b in group],
+                _row(anchors, group),
+                calls,
+                self.preview_levels,
+                is_first=fresh,
             )
             chunks.update(zip(group, handed_out, strict=True))
             buffers.update(zip(group, buffer_BHA.unbind(0), strict=True))
@@ -281,20 +307,23 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         ]
         return [chunks[b] for b in range(len(states))], next_states
 
-    def _for_new_anchors(self, state: StreamingState, executed: int, anchors: Anchors) -> Tensor:
-        """The session's buffer; if it holds differences, from what the newest observation shows."""
-        if not self.actions.is_relative:
-            return state.buffer_HA
-        signal_H1 = self._tables(state.buffer_HA.device).end_signal
-        return re_expressed(
-            state.buffer_HA,
-            executed,
-            state.anchors,
-            anchors,
-            signal_H1=signal_H1,
-            actions=self.actions,
-            normalizer=self.action_normalizer,
-        )
+    def _rolled(self, state: StreamingState, executed: int, anchors: Anchors) -> Tensor:
+        """The session's buffer without `executed` actions and with as many zeros behind, [H A].
+
+        If it holds differences, they are from what the newest observation shows.
+        """
+        buffer_HA = state.buffer_HA
+        if self.actions.is_relative:
+            buffer_HA = re_expressed(
+                buffer_HA,
+                executed,
+                state.anchors,
+                anchors,
+                signal_H1=self.path.scales(self.end_H.to(buffer_HA.device))[0].float(),
+                actions=self.actions,
+                normalizer=self.action_normalizer,
+            )
+        return shifted(buffer_HA, executed)
 
     @property
     def _buffer_shape(self) -> tuple[int, int]:
@@ -305,30 +334,66 @@ def _row(anchors: Anchors, sessions: int | list[int]) -> Anchors:
     return tuple(anchor[sessions] for anchor in anchors)
 
 
-class _Tables:
-    """Coefficients that depend on the ladder and k alone, computed once a device."""
+def shifted(buffer_HA: Tensor, executed: int) -> Tensor:
+    """Without `executed` actions in front, and with as many zeros behind."""
+    return torch.cat([buffer_HA[executed:], torch.zeros_like(buffer_HA[:executed])])
 
-    def __init__(self, policy: StreamingDiffusionPolicy, device: torch.device) -> None:
-        path, ladder, clip = policy.path, policy.ladder, policy.clip
-        clean_H = torch.zeros(ladder.horizon, dtype=torch.int64)
 
-        def moves(levels: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Any]]:
-            return [
-                ((level / path.levels).to(device), path.ddim(level.to(device), below.to(device), clip))
-                for level, below in levels
-            ]
+def raised(rolled_BHA: Tensor, signal_BH1: Tensor, noise_BHA: Tensor, noise_scale_BH1: Tensor) -> Tensor:
+    """The forward process up to the levels where a cycle begins, with scales from `raising`."""
+    return torch.addcmul(rolled_BHA * signal_BH1, noise_BHA, noise_scale_BH1)
 
-        def raising(level_H: Tensor, to_level_H: Tensor) -> tuple[Tensor, Tensor]:
-            return path.raising(level_H.to(device), to_level_H.to(device))
 
-        self.end_signal = raising(clean_H, policy.end_H)[0]
-        self.cycle = moves(ladder.cycle(policy.k))
-        calls = policy.initial_calls
-        constant = [torch.full_like(clean_H, path.levels * (calls - call) // calls) for call in range(calls + 1)]
-        self.constant = moves(list(pairwise(constant)))
-        self.raise_clean_to_start = raising(clean_H, policy.start_H)
-        self.raise_clean_to_end = raising(clean_H, policy.end_H)
-        self.raise_rolled = [
-            raising(torch.cat([policy.end_H[executed:], clean_H[:executed]]), policy.start_H)
-            for executed in range(ladder.action_steps + 1)
-        ]
+def _stacked(rows: list[Tensor]) -> Tensor:
+    """A batch of rows; of a single one a view."""
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
+
+
+class _Cycle(nn.Module):
+    """Raise what the roll left too clean, then every level down together until the head chunk is clean."""
+
+    def __init__(self, loop: DenoiseLoop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(
+        self, rolled_BHA: Tensor, signal_BH1: Tensor, noise_BHA: Tensor, noise_scale_BH1: Tensor, context_BC: Tensor
+    ) -> Tensor:
+        return self.loop(raised(rolled_BHA, signal_BH1, noise_BHA, noise_scale_BH1), context_BC)
+
+
+class _NoisedZeros(nn.Module):
+    """A fresh buffer as the released code makes it: zeros, noised to the ladder, then one cycle."""
+
+    scale_H1: Tensor
+
+    def __init__(self, policy: StreamingDiffusionPolicy, network: Network) -> None:
+        super().__init__()
+        device = policy.device
+        _, scale_H1 = policy.path.raising(torch.zeros_like(policy.start_H).to(device), policy.start_H.to(device))
+        self.register_buffer("scale_H1", scale_H1, persistent=False)
+        self.loop = policy.cycle(network).loop
+
+    def forward(self, noise_B2HA: Tensor, context_BC: Tensor) -> Tensor:
+        return self.loop(self.scale_H1 * noise_B2HA[:, 1], context_BC)
+
+
+class _DenoisedAndNoised(nn.Module):
+    """A fresh buffer from a full pass at one level for all, then noised to where a cycle ends."""
+
+    signal_H1: Tensor
+    scale_H1: Tensor
+
+    def __init__(self, policy: StreamingDiffusionPolicy, network: Network) -> None:
+        super().__init__()
+        device, calls, N = policy.device, policy.initial_calls, policy.path.levels
+        clean_H = torch.zeros_like(policy.end_H)
+        constant = [torch.full_like(clean_H, N * (calls - call) // calls) for call in range(calls + 1)]
+        signal_H1, scale_H1 = policy.path.raising(clean_H.to(device), policy.end_H.to(device))
+        self.register_buffer("signal_H1", signal_H1, persistent=False)
+        self.register_buffer("scale_H1", scale_H1, persistent=False)
+        self.loop = DenoiseLoop(network, policy.path, constant, policy.clip)
+
+    def forward(self, noise_B2HA: Tensor, context_BC: Tensor) -> Tensor:
+        clean_BHA = self.loop(noise_B2HA[:, 0], context_BC)
+        return self.signal_H1 * clean_BHA + self.scale_H1 * noise_B2HA[:, 1]

@@ -103,7 +103,13 @@ def test_evaluations_that_differ_in_any_setting_are_runs_of_their_own(run, train
     default, _ = run("eval", folder, *short, "policy.k=2")
     zero, _ = run("eval", folder, *short, "policy.initialization=zero")
     assert Path(default).parent.name == as_trained and Path(zero).parent.name != as_trained
-    assert summary(zero)["run_time_settings"] == {"k": 2, "initialization": "zero", "initial_calls": 8}
+    assert summary(zero)["run_time_settings"] == {
+        "k": 2,
+        "initialization": "zero",
+        "initial_calls": 8,
+        "inference_delay": 0,
+        "engine": "eager",
+    }
     assert summary(zero)["first_observation_calls"] == 2
 
 

@@ -23,7 +23,7 @@ def gaussian_policy(**settings):
 def sampled_affine(policy):
     """Exact mean and covariance of DDIM samples: basis vectors reveal the sampler's matrix."""
     basis = torch.cat([torch.zeros(1, H), torch.eye(H)]).unsqueeze(-1)
-    columns = policy.sample(basis, torch.zeros(H + 1, 1))[:, :, 0].double()
+    columns = policy.sampling(policy.network)(basis, torch.zeros(H + 1, 1))[:, :, 0].double()
     matrix = (columns[1:] - columns[0]).T
     return columns[0], matrix @ matrix.T
 
@@ -66,7 +66,7 @@ def test_ancestral_samples_have_the_moments_of_the_data():
     samples, seeds = 4000, torch.Generator().manual_seed(0)
     noise = torch.randn(samples, H, 1, generator=seeds)
     fresh = torch.randn(samples, 100, H, 1, generator=seeds)
-    drawn = policy.sample(noise, torch.zeros(samples, 1), fresh)[:, :, 0].double()
+    drawn = policy.sampling(policy.network)(noise, torch.zeros(samples, 1), fresh)[:, :, 0].double()
     deviation = covariance.diagonal().sqrt()
     assert ((drawn.mean(0) - mean).abs() < 5 * deviation / samples**0.5).all()
     torch.testing.assert_close(torch.cov(drawn.T), covariance, atol=0.04, rtol=0)
@@ -88,7 +88,7 @@ def test_sampling_is_diffusers_own_loop_with_the_same_network():
         for timestep in scheduler.timesteps:
             predicted = policy.network(x, torch.full((3, H), (int(timestep) + 1) / 100), context)
             x = scheduler.step(predicted, timestep, x).prev_sample
-        torch.testing.assert_close(policy.sample(noise, context), x, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(policy.sampling(policy.network)(noise, context), x, atol=1e-4, rtol=1e-4)
 
 
 def test_every_training_level_is_drawn_and_none_is_clean():
@@ -113,7 +113,8 @@ def test_nothing_but_the_count_of_observations_lasts():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sampler": "euler"}, "policy.sampler ddim or ddpm; found euler"),
+        ({"sampler": "dpm++"}, r"a sampler for policy.sampler; found dpm\+\+"),
+        ({"sampler": "euler"}, "trained with policy.path=ddpm; found policy.sampler=euler, for path flow"),
         ({"calls": 0}, "policy.calls between 1 and policy.levels"),
         ({"calls": 101}, "policy.calls between 1 and policy.levels"),
         ({"sampler": "ddpm", "calls": 16}, "policy.calls=100 with sampler ddpm"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from toy_policies import DIFFUSION, SDP, toy_policy, toy_stream
+from toy_policies import DIFFUSION, SDP, roll, toy_policy, toy_stream
 from toy_specs import absolute_spec, arm_spec
 
 from embodied.errors import UserError
@@ -50,7 +50,7 @@ def test_the_noisy_buffer_is_one_noised_with_the_new_reference(representation, p
     policy = arm_policy(representation, past=past)
     plan, noise = arm_plan(0), torch.randn(H, policy.actions.size, generator=torch.Generator().manual_seed(0))
     old, new = (policy.actions.anchors(arm_state(seed)) for seed in (1, 2))
-    signal, scale = (x.float() for x in policy.path._scales(policy.end_H))
+    signal, scale = (x.float() for x in policy.path.scales(policy.end_H))
     normalize = policy.action_normalizer.normalize
     buffer = signal * normalize(policy.actions.encode(plan, old)) + scale * noise
 
@@ -109,13 +109,13 @@ def test_a_session_re_expresses_its_buffer_for_every_observation(representation,
     moved = first_network_input(policy, [first, second], states, executed)
     still = first_network_input(policy, [first, at_base], states, executed)
 
-    unmoved = policy.roll(states[0].buffer_HA, executed, torch.zeros(H, 3))
+    unmoved = roll(policy, states[0].buffer_HA, executed, torch.zeros(H, 3))
     signal = policy.path.alpha_bar[policy.end_H].sqrt().float()
     move = torch.zeros(H, 3)
     rows = slice(executed, executed + 1 if representation == "delta" else H)
     # The toy policy's normaliser scales by 1.
     move[rows, :2] = signal[rows, None] * torch.from_numpy(base - second.state["point"])
-    expected = policy.roll(states[0].buffer_HA + move, executed, torch.zeros(H, 3)) - unmoved
+    expected = roll(policy, states[0].buffer_HA + move, executed, torch.zeros(H, 3)) - unmoved
     torch.testing.assert_close(moved - still, expected, atol=1e-5, rtol=0)
     assert expected.abs().max() > 0.1
 

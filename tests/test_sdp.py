@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from toy_policies import SDP, TINY_UNET, GaussianDenoiser, stationary_gaussian, toy_policy, toy_stream
+from toy_policies import SDP, TINY_UNET, GaussianDenoiser, roll, stationary_gaussian, toy_policy, toy_stream
 
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
@@ -65,7 +65,7 @@ class ExactRecursion:
         self.raise_levels(clean, ladder.at(k, k))
 
     def cycle(self):
-        for level, below in self.policy.ladder.cycle(self.policy.k):
+        for level, below in pairwise(self.policy.ladder.cycle(self.policy.k)):
             self.move(level, below)
 
     def roll(self, executed):
@@ -82,10 +82,10 @@ def sampled_affine(policy, executed_sequence):
     H, draws = policy.horizon, 2 + len(executed_sequence)
     basis = torch.cat([torch.zeros(1, draws * H), torch.eye(draws * H)]).reshape(-1, draws, H, 1)
     context = torch.zeros(len(basis), 1)
-    buffer = policy.fresh_buffer(basis[:, :2], context)
+    buffer = policy.fresh_buffer(policy.network)(basis[:, :2], context)
     for index, executed in enumerate(executed_sequence):
-        rolled = [policy.roll(buffer[b], executed, basis[b, 2 + index]) for b in range(len(basis))]
-        buffer = policy.denoise_cycle(torch.stack(rolled), context)
+        rolled = [roll(policy, buffer[b], executed, basis[b, 2 + index]) for b in range(len(basis))]
+        buffer = policy.cycle(policy.network).loop(torch.stack(rolled), context)
     columns = buffer[:, :, 0].double()
     matrix = (columns[1:] - columns[0]).T
     return columns[0], matrix @ matrix.T
@@ -155,7 +155,7 @@ def test_past_positions_are_noised_again_after_the_roll():
     """The released code computes this and throws it away: its past positions stay clean at a noisy level."""
     policy = toy_policy(SDP, past=1)
     buffer, noise = torch.full((16, 3), 0.5), torch.randn(16, 3)
-    rolled = policy.roll(buffer, policy.action_steps, noise)
+    rolled = roll(policy, buffer, policy.action_steps, noise)
     signal = policy.path.alpha_bar[policy.start_H[0]].sqrt().float()
     torch.testing.assert_close(rolled[0], 0.5 * signal + (1 - signal**2).sqrt() * noise[0])
 
@@ -163,7 +163,7 @@ def test_past_positions_are_noised_again_after_the_roll():
 def test_a_full_roll_keeps_what_is_at_its_level_and_appends_pure_noise():
     policy = toy_policy(SDP)
     buffer, noise = torch.randn(16, 3), torch.randn(16, 3)
-    rolled = policy.roll(buffer, 4, noise)
+    rolled = roll(policy, buffer, 4, noise)
     assert torch.equal(rolled[:12], buffer[4:])
     torch.testing.assert_close(rolled[12:], noise[12:])
 
@@ -210,7 +210,7 @@ def test_training_levels_are_the_ladder_or_constant(layout):
     shape = (B, policy.horizon)
     batch = Batch(torch.randn(B, 2, 4), torch.randn(*shape, 3), torch.ones(*shape, dtype=torch.bool))
     policy.loss(batch, torch.Generator().manual_seed(0))
-    visited = {tuple(row) for row in policy.visited_MH.tolist()}
+    visited = {tuple(row) for row in policy.visited_MH().tolist()}
     rows = [tuple(row) for row in seen[0].tolist()]
     on_ladder = [row for row in rows if row in visited]
     assert all(len(set(row)) == 1 and 1 <= row[0] <= policy.path.levels for row in rows if row not in visited)
@@ -242,9 +242,9 @@ def test_masked_positions_do_not_reach_the_loss():
     batch = Batch(torch.randn(8, 2, 4), action, valid)
     level = policy.ladder.at(0, 1).expand(8, -1)
     policy.network = GaussianDenoiser(torch.zeros(16), torch.eye(16), 100)  # diagonal: positions do not mix
-    before = policy.noise_error(batch, level, torch.Generator().manual_seed(0))
+    before = policy.prediction_error(batch, level, torch.Generator().manual_seed(0))
     action[:, 10:] = 1e3
-    assert torch.equal(policy.noise_error(batch, level, torch.Generator().manual_seed(0)), before)
+    assert torch.equal(policy.prediction_error(batch, level, torch.Generator().manual_seed(0)), before)
 
 
 @pytest.mark.parametrize(

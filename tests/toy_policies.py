@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from toy_specs import toy_spec
 
 from embodied.catalog import STATE_ENCODER
-from embodied.policies.noise_path import squared_cosine_alpha_bar
+from embodied.policies.ddpm_path import squared_cosine_alpha_bar
 from embodied.policies.policy_file import build_policy
+from embodied.policies.sdp import raised, shifted
 from embodied.types import Observation
 
 TINY = {"name": "transformer", "width": 16, "depth": 1, "heads": 2}
@@ -27,6 +28,12 @@ def toy_policy(policy, network=TINY, spec=None, encoder=STATE_ENCODER, seed=0, *
         for parameter in built.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     return built.eval()
+
+
+def roll(policy, buffer_HA, executed, noise_HA):
+    """A streaming policy's buffer after `executed` actions ran, as a cycle finds it."""
+    signal, noise_scale = (table[executed] for table in policy.raising(buffer_HA.device))
+    return raised(shifted(buffer_HA, executed), signal, noise_HA, noise_scale)
 
 
 def toy_stream(seed, steps, spec=None):

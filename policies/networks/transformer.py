@@ -70,7 +70,7 @@ class Transformer1d(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
-        """Predicted noise [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise)."""
+        """Prediction [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise), [B H], or [1 H] for all."""
         condition = F.silu(self.level(level_BH) + self.context(context_BC).unsqueeze(-2))
         modulation_BH6W = self.modulation(condition).unflatten(-1, (6, -1))
         x = self.action_in(noisy_BHA) + self.position

@@ -114,13 +114,14 @@ class Unet1d(nn.Module):
         if self.conditioning == "global":
             level_BHL = self.join_levels(level_BHL.flatten(1)).unsqueeze(1)
         context_BHC = context_BC.unsqueeze(1).expand(-1, level_BHL.shape[1], -1)
+        level_BHL = level_BHL.expand(len(context_BC), -1, -1)
         return torch.cat([level_BHL, context_BHC], dim=-1).transpose(1, 2)
 
     def _halve(self, condition_BEH: Tensor) -> Tensor:
         return condition_BEH if self.conditioning == "global" else F.avg_pool1d(condition_BEH, 2)
 
     def forward(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
-        """Predicted noise [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise)."""
+        """Prediction [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise), [B H], or [1 H] for all."""
         condition = self._condition(level_BH, context_BC)
         conditions = [condition]  # one a resolution, finest first
         for _ in self.down_samples:

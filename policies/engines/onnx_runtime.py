@@ -1,0 +1,61 @@
+"""ONNX Runtime on the CPU: the program is exported once, its constants folded and its operators fused."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embodied.errors import UserError
+from embodied.policies.engines.engine import Program, cannot_run, checked_parity, not_installed
+from embodied.policies.engines.onnx_export import export_onnx
+
+
+class OnnxRuntimeEngine:
+    """Exports with `onnxscript`; needs no compiler, and serves every batch size with one program."""
+
+    name = "onnxruntime"
+
+    def compile(self, module: nn.Module, inputs: Sequence[Tensor]) -> Program:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                raise not_installed(self.name, package)
+        if any(x.device.type != "cpu" for x in inputs):
+            raise UserError(
+                expected="a policy on the CPU for policy.engine=onnxruntime",
+                found=f"one on {inputs[0].device}",
+                remedy="use policy.engine=cuda_graph or compile on a GPU",
+            )
+        model = io.BytesIO()
+        try:
+            export_onnx(module, inputs, model)
+            program = OnnxProgram(model.getvalue(), threads=torch.get_num_threads())
+        except UserError:
+            raise
+        except Exception as error:  # the exporter's and the runtime's own are many and derive from nothing narrower
+            raise cannot_run(self.name, module, error) from error
+        checked_parity(self.name, module, program, inputs)
+        return program
+
+
+class OnnxProgram:
+    """A loaded model: tensors in, tensors out, none of them copied."""
+
+    def __init__(self, model: bytes | str, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._inputs = [entry.name for entry in self._session.get_inputs()]
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        arrays = {name: x.numpy() for name, x in zip(self._inputs, inputs, strict=True)}
+        outputs: list[np.ndarray] = self._session.run(None, arrays)
+        return tuple(map(torch.from_numpy, outputs))
