@@ -29,6 +29,7 @@ class DenoisingPolicy(nn.Module, ABC):
     """Weights and mathematics; a session's state comes in and goes out of `step`."""
 
     run_time_settings: ClassVar[tuple[str, ...]] = ()
+    inference_delay: int = 0  # control steps from an observation to the first action computed from it
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,5 +140,6 @@ class DiffusionPolicy(DenoisingPolicy):
         noise = torch.stack([seeded_normal(shape, state.seed, state.observations) for state in states]).to(self.device)
         fresh = noise[:, 1:] if self.sampler == "ddpm" else None
         buffer_BHA = self.sample(noise[:, 0], self.encode(histories), fresh)
-        chunks = self.chunks(buffer_BHA, histories, self.anchors(histories), self.calls)
+        clean = np.zeros(self.horizon - self.past - self.action_steps, np.float32)
+        chunks = self.chunks(buffer_BHA, histories, self.anchors(histories), self.calls, clean)
         return chunks, [DiffusionState(state.seed, state.observations + 1) for state in states]
