@@ -168,7 +168,7 @@ def make(kind: str, registry: Mapping[str, str], config: Mapping[str, Any], *giv
     except TypeError as error:
         own = [name for name in list(signature.parameters)[len(given) :] if name not in supplied]
         raise UserError(
-            expected=f"settings that {kind} '{config['name']}' takes: {', '.join(own)}",
+            expected=f"settings that {kind} '{config['name']}' takes: {', '.join(own) or '(none)'}",
             found=str(error),
             remedy=f"compare with conf/{kind}/",
         ) from error

@@ -72,7 +72,13 @@ def timed_prediction(chunk: ActionChunk, spec: ActionSpec, least: int, executor:
     if chunk.preview is None:
         raise _no_prediction("chunks without a preview", executor)
     actions, levels = chunk.preview.actions, chunk.preview.levels
-    noisy = np.flatnonzero(np.asarray(levels) > 0)
+    if len(levels) != len(actions):
+        raise UserError(
+            expected=f"a level for each of the {len(actions)} actions of a preview",
+            found=f"{len(levels)} levels",
+            remedy="use a policy that says how noisy each action of its preview is",
+        )
+    noisy = np.flatnonzero(~(np.asarray(levels) <= 0))  # so that what is no number is not clean
     clean = int(noisy[0]) if len(noisy) else len(levels)
     if len(noisy) and clean < max(least, 1):
         raise _no_prediction(f"a preview with noise (level {levels[clean]:.2f}) from its action {clean} on", executor)

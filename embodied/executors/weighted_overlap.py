@@ -47,16 +47,19 @@ class WeightedOverlapExecutor(ChunkExecutor):
         self._acted_s: float | None = None
 
     def take(self, chunk: ActionChunk) -> None:
-        if self._overlap > len(chunk.actions):
+        if self._overlap:
+            prediction = timed_prediction(chunk, self._spec, self._overlap, NAME)
+            self._check_overlap(len(chunk.actions))
+            self._predictions = [*self._predictions[-1:], prediction]
+        super().take(chunk)
+
+    def _check_overlap(self, action_steps: int) -> None:
+        if self._overlap > action_steps:
             raise MisfitError(
-                expected=f"executor.overlap of at most {len(chunk.actions)}, the actions of a chunk",
+                expected=f"executor.overlap of at most {action_steps}, the actions of a chunk",
                 found=str(self._overlap),
                 remedy="lower executor.overlap",
             )
-        if self._overlap:
-            prediction = timed_prediction(chunk, self._spec, self._overlap, NAME)
-            self._predictions = [*self._predictions[-1:], prediction]
-        super().take(chunk)
 
     def next_action(self, time_s: float) -> np.ndarray:
         action = super().next_action(time_s)
