@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -181,7 +182,7 @@ def _rollout(episode: Episode, chunks: list[HandedOutChunk], inference_delay: in
     return Rollout(
         episode=episode,
         chunk_steps=np.array([one.step for one in chunks], np.int64),
-        chunk_actions=np.stack(_from_observation([one.chunk.actions for one in chunks], inference_delay)),
+        chunk_actions=np.stack(_from_observation(chunks, inference_delay)),
         preview_actions=np.stack([actions for actions, _ in previews]).astype(np.float32),
         preview_levels=np.stack([levels for _, levels in previews]).astype(np.float32),
         latency_ms=np.array([one.latency_ms for one in chunks], np.float32),
@@ -189,9 +190,10 @@ def _rollout(episode: Episode, chunks: list[HandedOutChunk], inference_delay: in
     )
 
 
-def _from_observation(actions: list[np.ndarray], inference_delay: int) -> list[np.ndarray]:
+def _from_observation(chunks: list[HandedOutChunk], inference_delay: int) -> list[np.ndarray]:
     """Each chunk's [d + Ta A], from its observation on: led by the d actions that were settled before."""
-    whole = actions[:1]
-    for chunk in actions[1:]:
-        whole.append(np.concatenate([whole[-1][len(whole[-1]) - inference_delay :], chunk]))
+    whole = [one.chunk.actions for one in chunks[:1]]
+    for before, one in pairwise(chunks):
+        passed = one.step - before.step
+        whole.append(np.concatenate([whole[-1][passed : passed + inference_delay], one.chunk.actions]))
     return whole
