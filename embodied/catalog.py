@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from embodied.errors import UserError
 
 if TYPE_CHECKING:
-    from embodied.protocols import Variant
+    from embodied.protocols import Executor, Policy, Variant
 
 # "family/*" serves a whole family: the names that are files of conf/task/family, or, without such a folder, any name.
 TASKS = {
@@ -107,6 +107,13 @@ ENCODERS = {
     "state": "embodied.policies.encoders.state:StateEncoder",
     "timm": "embodied.policies.encoders.timm:TimmEncoder",
 }
+# What turns chunks into one action a control step.
+EXECUTORS = {
+    "chunk": "embodied.executors.chunk:ChunkExecutor",
+    "temporal_ensembling": "embodied.executors.temporal_ensembling:TemporalEnsemblingExecutor",
+    "weighted_overlap": "embodied.executors.weighted_overlap:WeightedOverlapExecutor",
+}
+CHUNK_EXECUTOR = {"name": "chunk"}  # conf/executor/chunk.yaml, and what evaluations without one have
 STATE_ENCODER = {"name": "state", "state": None}  # conf/encoder/state.yaml, and what checkpoints without one have
 
 
@@ -173,11 +180,21 @@ def make(kind: str, registry: Mapping[str, str], config: Mapping[str, Any], *giv
     except TypeError as error:
         own = [name for name in list(signature.parameters)[len(given) :] if name not in supplied]
         raise UserError(
-            expected=f"settings that {kind} '{config['name']}' takes: {', '.join(own)}",
+            expected=f"settings that {kind} '{config['name']}' takes: {', '.join(own) or '(none)'}",
             found=str(error),
             remedy=f"compare with conf/{kind}/",
         ) from error
     return constructor(*given, **settings, **supplied)
+
+
+def in_words(config: Mapping[str, Any]) -> str:
+    """The name and settings of a configuration: "temporal_ensembling m=0.01"."""
+    return " ".join([config["name"], *(f"{key}={value}" for key, value in config.items() if key != "name")])
+
+
+def make_executor(config: Mapping[str, Any], policy: Policy) -> Executor:
+    """The executor of a conf/executor configuration, for this policy's chunks."""
+    return make("executor", EXECUTORS, config, policy.spec.action, policy.inference_delay)
 
 
 def make_task(config: dict[str, Any]) -> Any:

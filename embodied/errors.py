@@ -20,6 +20,10 @@ class UserError(Exception):
         return _rebuild, (type(self), self.expected, self.found, self.remedy)
 
 
+class MisfitError(UserError):
+    """Two things that were chosen do not go together, whatever happens: there is no use in trying again."""
+
+
 class FaultsFound(Exception):
     """A check ran to its end and found faults, which it has printed: the exit status has to tell.
 

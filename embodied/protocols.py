@@ -111,6 +111,9 @@ class Policy(Protocol):
     spec: TaskSpec
     history: int  # observations that it wants to see, the newest included
     action_steps: int  # Ta, actions that one chunk hands out
+    # d, control steps from an observation to the first action of the chunk that is computed from it; d <= Ta. The first
+    # chunk of an episode begins at once and hands out Ta + d, so that with d left the next observation is due.
+    inference_delay: int
 
     @property
     def label(self) -> str:
@@ -129,7 +132,49 @@ class Policy(Protocol):
         Args:
             histories: `history` observations a session, oldest first.
             states: as returned by `initial_state` or by the last `step`.
-            executed: how many actions of the last chunk each robot executed.
+            executed: by how many control steps each robot moved on since the observation of its last chunk, as
+                `Session.act` defines it.
+        """
+        ...
+
+
+class Executor(Protocol):
+    """Turns chunks into one action a control step. Times are of the same clock as the chunks' `start_s`, in s."""
+
+    def reset(self) -> None:
+        """Forget every chunk: an episode begins."""
+        ...
+
+    def steps_between_chunks(self, action_steps: int) -> int:
+        """Control steps from one request to the next, of a policy that hands out `action_steps` and is never late."""
+        ...
+
+    def needs_chunk(self, time_s: float) -> bool:
+        """Whether the next chunk is to be asked for, with the observation of this time."""
+        ...
+
+    def executed(self, time_s: float) -> int | None:
+        """What `Session.act` is to be told when the next chunk is asked for now; None before the first."""
+        ...
+
+    def take(self, chunk: ActionChunk) -> None:
+        """Have a new chunk, whenever it begins.
+
+        Raises:
+            UserError: its actions have another size than the spec says, or are not finite, or it has no times.
+            MisfitError: it lacks the predictions that this executor needs.
+        """
+        ...
+
+    def has_action(self, time_s: float) -> bool:
+        """Whether there is an action for this control step; without one the robot has to stand still."""
+        ...
+
+    def next_action(self, time_s: float) -> np.ndarray:
+        """The action of this control step, within the spec's bounds, float32 [A]. Called once a step.
+
+        Raises:
+            UserError: there is none.
         """
         ...
 

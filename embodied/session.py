@@ -20,6 +20,14 @@ class Session:
 
     `reset` comes first. `observe` takes the observation of every control step (a policy with a history needs them),
     `act` the one to act on.
+
+    With d = `policy.inference_delay` (0 for most) and Ta = `policy.action_steps`, the time axis for d = 2 and Ta = 4:
+
+        control step     0 1 2 3 4 5 6 7 8 9
+        act              ^       ^       ^       observations that are acted on, Ta apart
+        first chunk      a a a a a a             begins at once, Ta + d actions
+        second chunk             . . a a a a     begins d after its observation, Ta actions
+        executed                 4       4       what the second and the third `act` are told
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -67,7 +75,11 @@ class Session:
 
         Args:
             observation: the newest one.
-            executed: how many actions of the last chunk ran; None means all of them.
+            executed: control steps of the last chunk's own time line that lie before this observation. The time line
+                begins with the observation that the last chunk was computed from, also where its actions begin d later;
+                steps at which a robot stood still because that chunk had not come do not count if the policy has no d.
+                So it is how many of the chunk's actions ran for d = 0, and by how much the policy's buffer rolls for
+                any d. None means Ta, all of them.
 
         Raises:
             UserError: `executed` is not a whole number from 0 to the chunk's length, the time is that of the last

@@ -232,7 +232,7 @@ class Observation:
 
 @dataclass
 class Preview:
-    """The still noisy rest of a streaming buffer, for replay and for prefix methods."""
+    """What a policy predicts beyond a chunk, still noisy or already clean, for replay, executors and prefix methods."""
 
     actions: np.ndarray  # float32 [P A], in the action's own units
     levels: np.ndarray  # float32 [P], 0 clean .. 1 pure noise
@@ -241,6 +241,9 @@ class Preview:
 @dataclass
 class ActionChunk:
     """Actions to execute from `start_s` on, one every `dt_s`.
+
+    `start_s` is the time of the observation that they were computed from, or `inference_delay` control steps later
+    where the policy plans for one (`Policy.inference_delay`).
 
     start_s          +dt_s          +2 dt_s                 +Ta dt_s
       | actions[0]     | actions[1]   | ... actions[Ta - 1]   | preview.actions[0] ...
@@ -305,12 +308,15 @@ class Episode:
 
 @dataclass
 class Rollout:
-    """An episode that a policy drove, with what it predicted. C chunks were handed out."""
+    """An episode that a policy drove, with what it predicted. C chunks were handed out.
+
+    d is the policy's `inference_delay`: the first d actions of each chunk but the first were settled by the one before.
+    """
 
     episode: Episode
-    chunk_steps: np.ndarray  # int64 [C], the control step at which each chunk was handed out
-    chunk_actions: np.ndarray  # float32 [C Ta A]
-    preview_actions: np.ndarray  # float32 [C P A]; P is 0 for a policy without a buffer
+    chunk_steps: np.ndarray  # int64 [C], the control step that the first of each chunk's actions is for
+    chunk_actions: np.ndarray  # float32 [C d+Ta A]
+    preview_actions: np.ndarray  # float32 [C P A]; P is 0 for a policy that predicts no more than it hands out
     preview_levels: np.ndarray  # float32 [C P], 0 clean .. 1 pure noise
     latency_ms: np.ndarray  # float32 [C]
     network_calls: np.ndarray  # int64 [C]

@@ -35,7 +35,7 @@ class DenoisingPolicy(nn.Module, ABC):
 
     run_time_settings: ClassVar[tuple[str, ...]] = ("engine",)
     engine = "eager"  # what runs the network (`ENGINES`)
-    inference_delay = 0  # control steps between an observation and the chunk that was computed from it
+    inference_delay: int = 0  # control steps from an observation to the first action computed from it
 
     def __init__(
         self,

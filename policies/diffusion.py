@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -171,6 +172,11 @@ class DiffusionPolicy(DenoisingPolicy):
             )
 
     @property
+    def _clean_preview(self) -> np.ndarray:
+        """The levels of what follows a chunk."""
+        return np.zeros(self.horizon - self.past - self.inference_delay - self.action_steps, np.float32)
+
+    @property
     def keeps_plan(self) -> bool:
         return self.sampler in ("warm_start", "rtc")
 
@@ -260,6 +266,7 @@ class DiffusionPolicy(DenoisingPolicy):
                 [histories[b] for b in group],
                 _row(anchors, group),
                 self.first_observation_calls if fresh else self.calls_per_observation,
+                self._clean_preview,
                 is_first=[states[b].observations == 0 for b in group],
             )
             chunks.update(zip(group, handed_out, strict=True))

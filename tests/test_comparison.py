@@ -186,6 +186,17 @@ def test_a_slower_policy_is_another_method():
     assert labels == ["sdp k=2 delay 0", "sdp k=2 delay 2"]
 
 
+def test_another_executor_is_another_method():
+    plain, blended = {"name": "chunk"}, {"name": "weighted_overlap", "overlap": 4}
+    result = compare([of_seed(0, A), of_seed(1, B, executor=blended), of_seed(2, A, executor=plain)])
+    assert [row["label"] for row in result["rows"]] == ["sdp k=2, 2 seeds", "sdp k=2"]
+    labels = [row["label"] for row in compare([evaluation(A), evaluation(B, executor=blended)])["rows"]]
+    assert labels == ["sdp k=2 chunk", "sdp k=2 weighted_overlap overlap=4"]
+    validate_summary("eval", evaluation(A, executor=blended))
+    with pytest.raises(UserError, match="executor"):
+        validate_summary("eval", evaluation(A, executor={"overlap": 4}))
+
+
 def test_fewer_than_two():
     with pytest.raises(UserError, match="expected at least two evaluations; found 1; name two or more"):
         compare([evaluation(A)])

@@ -30,7 +30,7 @@ ROWS = (
     ("policies", "sim", "datasets"),
     ("ray_pool", "client"),
     (
-        *("normalize", "chunk_executor", "session", "wire", "fingerprint"),
+        *("normalize", "executors", "session", "wire", "fingerprint"),
         *("process_pool", "hang_watchdog", "episode_recorder", "console", "summaries", "schemas", "conf"),
         "pusht_board",
         "action_representation",
@@ -148,7 +148,7 @@ def test_no_bare_import_of_a_mapped_folder():
 
 
 def test_policies_and_sessions_import_on_a_machine_without_simulators_and_stores():
-    wanted = [name for name in MODULES if unit(name) in ("policies", "session", "chunk_executor", "normalize")]
+    wanted = [name for name in MODULES if unit(name) in ("policies", "session", "executors", "normalize")]
     program = (
         "import importlib, sys\n"
         "class Absent:\n"
@@ -165,7 +165,8 @@ def test_policies_and_sessions_import_on_a_machine_without_simulators_and_stores
 
 def test_the_types_that_a_robots_client_needs_import_numpy_alone():
     program = (
-        "import sys, embodied.types, embodied.protocols, embodied.catalog\n"
+        "import sys, embodied.types, embodied.protocols, embodied.catalog, embodied.session\n"
+        "import embodied.executors.temporal_ensembling, embodied.executors.weighted_overlap\n"
         "sys.exit(bool({'torch', 'hydra', 'rich', 'zarr', 'mujoco'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

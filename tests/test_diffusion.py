@@ -9,6 +9,7 @@ from toy_policies import DIFFUSION, GaussianDenoiser, stationary_gaussian, toy_p
 
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
+from embodied.policies.seeded_noise import seeded_normal
 
 H = 16
 
@@ -108,6 +109,19 @@ def test_nothing_but_the_count_of_observations_lasts():
     again, _ = policy.step([[observation] * 2], [policy.initial_state(5)], [0])
     assert (first[0].actions == again[0].actions).all()
     assert not (first[0].actions == second[0].actions).all()
+
+
+def test_the_preview_is_the_clean_rest_of_the_horizon():
+    policy, observation = toy_policy(DIFFUSION), toy_stream(0, 1)[0]
+    chunks, _ = policy.step([[observation] * 2], [policy.initial_state(5)], [4])
+    noise = seeded_normal((1, H, 3), 5, 0)
+    with torch.no_grad():
+        sampled = policy.sampling(policy.network)(noise, policy.encode([[observation] * 2]))
+        whole = policy.action_normalizer.denormalize(sampled)[0]
+    preview = chunks[0].preview
+    assert preview.levels.tolist() == [0.0] * 12
+    torch.testing.assert_close(torch.from_numpy(chunks[0].actions), whole[:4])
+    torch.testing.assert_close(torch.from_numpy(preview.actions), whole[4:])
 
 
 @pytest.mark.parametrize(

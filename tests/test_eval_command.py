@@ -41,6 +41,16 @@ def test_an_expert_is_evaluated_as_a_policy_is(run):
     assert again == path and "is finished already" in text
 
 
+def test_another_executor_is_another_run(run):
+    words = ["expert=task", *REACH, "episodes=1", "workers=0", "recordings=0"]
+    plain, _ = run(*words)
+    blended, text = run(*words, "executor=weighted_overlap", "executor.overlap=0")
+    assert plain.parent != blended.parent and "expert task weighted_overlap overlap=0: success 1/1" in text
+    assert summary(plain)["executor"] == {"name": "chunk"}
+    assert summary(blended)["executor"] == {"name": "weighted_overlap", "overlap": 0}
+    assert summary(plain)["episodes"] == summary(blended)["episodes"], "without overlap it is the same"
+
+
 def test_a_policy_behind_a_server_drives_pixels_and_is_filmed(run):
     seen = []
 
@@ -77,6 +87,18 @@ def test_a_policy_behind_a_server_drives_pixels_and_is_filmed(run):
         (["expert=task", *REACH, "recordings=most"], "recordings as a number, all, or failures; found most"),
         (["expert=task", *REACH, "recordings=-1"], "recordings of at least 0; found -1"),
         (["expert=task", *REACH, "delay_steps=-1"], "delay_steps of at least 0; found -1"),
+        (
+            ["expert=task", *REACH, "executor=chunks"],
+            "an option of the group 'executor'; found 'executor=chunks'; did you",
+        ),
+        (
+            ["expert=task", *REACH, "executor=weighted_overlap", "executor.overlap=-1"],
+            "executor.overlap a whole number",
+        ),
+        (
+            ["expert=task", *REACH, "executor=temporal_ensembling", "workers=0"],
+            "clean actions beyond those of a chunk, for executor temporal_ensembling; found chunks without a preview",
+        ),
         (["expert=task", *REACH, "engine=rey"], "engine processes or ray; found rey; did you mean 'ray'"),
         (["expert=task", *REACH, "recorded_as=gif"], "recorded_as rerun or video; found gif"),
         (

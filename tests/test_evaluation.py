@@ -20,7 +20,7 @@ from embodied.types import ActionChunk
 class ExpertPolicy:
     """The expert behind the policy protocol, so that outcomes are known. It reads the goal from the observation."""
 
-    history, action_steps, label = 1, 4, "expert"
+    history, action_steps, inference_delay, label = 1, 4, 0, "expert"
 
     def __init__(self, spec=None):
         self.spec = spec or toy_spec()

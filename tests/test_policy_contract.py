@@ -95,7 +95,7 @@ def test_chunks_have_the_promised_shape_time_and_cost(policy):
         assert chunk.network_calls >= 1
         if chunk.preview is not None:
             assert chunk.preview.actions.shape == (len(chunk.preview.levels), policy.spec.action.size)
-            assert (chunk.preview.levels > 0).all() and (chunk.preview.levels <= 1).all()
+            assert (chunk.preview.levels >= 0).all() and (chunk.preview.levels <= 1).all()
 
 
 def test_same_seed_and_observations_give_the_same_actions(policy):

@@ -136,6 +136,16 @@ def test_the_command_line_of_rerun_accepts_the_recording(recorded):
     assert finished.returncode == 0, finished.stderr
 
 
+def test_a_preview_that_is_clean_is_drawn_without_noise_levels(tmp_path):
+    saved = make_saved_rollout()
+    saved.rollout.preview_levels[:] = 0
+    recording = RecordingReader(write_recording(tmp_path / "r.rrd", saved, "t"))
+    entities = recording.entities
+    assert "/policy/noise_level" not in entities and "/action/gripper/previewed" in entities
+    _, colors = recording.rows("/world/predicted/preview", "LineStrips3D:colors")
+    assert len({tuple(np.ravel(color)) for color in colors}) == 1, "one colour, for all is as clean"
+
+
 def test_a_policy_without_a_buffer_has_no_noise_levels(tmp_path):
     recording = RecordingReader(write_recording(tmp_path / "r.rrd", make_saved_rollout(previewed=0), "t"))
     entities = recording.entities

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from toy_specs import toy_spec
 
-from embodied.chunk_executor import ChunkExecutor
 from embodied.errors import UserError
+from embodied.executors.chunk import ChunkExecutor
 from embodied.session import Session
 from embodied.types import ActionChunk, Observation
 
@@ -13,7 +13,7 @@ from embodied.types import ActionChunk, Observation
 class Recorder:
     """A policy that notes what it is asked."""
 
-    action_steps, label = 4, "recorder"
+    action_steps, inference_delay, label = 4, 0, "recorder"
 
     def __init__(self, history=2):
         self.history, self.spec, self.asked = history, toy_spec(), []
@@ -104,14 +104,14 @@ def chunk(values):
 
 def test_the_executor_hands_out_every_action_once_within_bounds():
     executor = ChunkExecutor(toy_spec().action)
-    assert executor.needs_chunk
+    assert executor.needs_chunk(0.0)
     executor.take(chunk([[0.5, -3.0, 1.0], [0.1, 0.2, 9.0]]))
-    assert executor.next_action().tolist() == pytest.approx([0.5, -1.0, 1.0])
-    assert not executor.needs_chunk
-    assert executor.next_action().tolist() == pytest.approx([0.1, 0.2, 1.0])
-    assert executor.needs_chunk
+    assert executor.next_action(0.0).tolist() == pytest.approx([0.5, -1.0, 1.0])
+    assert not executor.needs_chunk(0.1)
+    assert executor.next_action(0.1).tolist() == pytest.approx([0.1, 0.2, 1.0])
+    assert executor.needs_chunk(0.2)
     with pytest.raises(UserError, match="a chunk with actions left"):
-        executor.next_action()
+        executor.next_action(0.2)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,13 @@ def test_every_method_needs_every_task():
         compare_suite([*again, two_by_two()[3]])
 
 
+def test_executors_tell_labels_apart():
+    ensemble = {"name": "temporal_ensembling", "m": 0.01}
+    evaluations = [of(task, "10" * 10, executor=one) for one in ({"name": "chunk"}, ensemble) for task in (LIFT, CAN)]
+    labels = [row["label"] for row in compare_suite(evaluations)["rows"]]
+    assert labels == ["sdp k=2", "sdp k=2 temporal_ensembling m=0.01"]
+
+
 def test_networks_tell_labels_apart():
     evaluations = [of(task, "10", network=network) for network in ("unet", "transformer") for task in (LIFT, CAN)]
     assert [row["label"] for row in compare_suite(evaluations)["rows"]] == ["sdp k=2 unet", "sdp k=2 transformer"]

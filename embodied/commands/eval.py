@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from embodied.catalog import chosen_variants, make_task, nearest
+from embodied.catalog import CHUNK_EXECUTOR, chosen_variants, make_task, nearest
 from embodied.commands.eval_report import write_report
 from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
 from embodied.console import Progress, say
@@ -65,7 +65,9 @@ def _as_it_began(config: DictConfig) -> DictConfig:
     began = find_run(str(config.resume), commands=["eval"], run_root=config.run_root) / "config.yaml"
     saved = OmegaConf.load(began)
     kept = {key: saved[key] for key in ("run", "policy", "server", "task", "expert") if key in saved}
-    return OmegaConf.merge(config, kept)  # type: ignore[return-value]
+    merged = OmegaConf.merge(config, kept)
+    merged.executor = saved.get("executor", CHUNK_EXECUTOR)  # whole: settings of two executors do not go together
+    return merged  # type: ignore[return-value]
 
 
 def check(config: DictConfig) -> None:
@@ -160,6 +162,7 @@ def _evaluate(directory: RunDirectory, policy: EvaluatedPolicy, variants: Sequen
         variants=[variant.id for variant in variants],
         axes=[variant.axis for variant in variants],
         delay_steps=config.delay_steps,
+        executor=policy.facts["executor"],
     )
     begun_s = time.perf_counter()
     done = len(ResultFile(directory.path / RESULTS).read())

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from embodied.catalog import make_expert, make_task
+from embodied.catalog import CHUNK_EXECUTOR, in_words, make_executor, make_expert, make_task
 from embodied.commands.collect import with_teacher_content
 from embodied.errors import UserError
 from embodied.evaluation.expert_policy import ExpertPolicy
@@ -32,7 +32,7 @@ class EvaluatedPolicy:
     """What the evaluation needs to know of who acts."""
 
     stem: str  # of the run directory's name
-    label: str
+    label: str  # with the executor, if it is not the plain one
     task: Json  # configuration
     identity: Json  # what of it the configuration does not say: part of the run's name and of what may be resumed
     facts: Json  # for the summary
@@ -80,6 +80,7 @@ def evaluated_policy(config: DictConfig) -> EvaluatedPolicy:
 
 def _checkpoint(config: DictConfig) -> EvaluatedPolicy:
     checkpoint = _resolve(config)
+    executor = _plain(config.executor)
     settings = {name: value for name, value in config.policy.items() if value is not None}
     policy, description = load_policy(checkpoint)
     policy.configure(**settings)
@@ -87,15 +88,23 @@ def _checkpoint(config: DictConfig) -> EvaluatedPolicy:
     # retrained one is not. So do the settings that hold, whether they were given or are the checkpoint's own.
     weights = hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
     run_time = {name: getattr(policy, name) for name in policy.run_time_settings}
+    steps = _steps_between_chunks(policy, executor)
+    label = _label(policy, executor)
     return EvaluatedPolicy(
-        stem=f"{description.spec.task}-{description.network['name']}-{policy.label}",
-        label=policy.label,
+        stem=f"{description.spec.task}-{description.network['name']}-{label}",
+        label=label,
         task=description.task,
         identity={"weights": weights, "setting": policy.label, "run_time": run_time},
-        facts=_facts(policy, description, checkpoint),
+        facts={**_facts(policy, description, checkpoint, steps), "executor": executor},
         make_policy=functools.partial(make_policy, checkpoint.absolute(), settings),
-        latency=lambda rollout: measure_latency(policy, observations_of(rollout), config.latency_observations),
+        latency=lambda rollout: measure_latency(
+            policy, observations_of(rollout), config.latency_observations, steps_between_chunks=steps
+        ),
     )
+
+
+def _label(policy: Policy, executor: Json) -> str:
+    return policy.label if executor == CHUNK_EXECUTOR else f"{policy.label} {in_words(executor)}"
 
 
 def _resolve(config: DictConfig) -> Path:
@@ -131,7 +140,18 @@ def observations_of(rollout: Rollout) -> list[Observation]:
     ]
 
 
-def _facts(policy: DenoisingPolicy, description: PolicyDescription, checkpoint: Path) -> Json:
+def _steps_between_chunks(policy: Policy, executor: Json) -> int:
+    """Control steps from one chunk to the next.
+
+    Raises:
+        UserError: an unknown executor, or settings that it cannot work with.
+    """
+    return make_executor(executor, policy).steps_between_chunks(policy.action_steps)
+
+
+def _facts(
+    policy: DenoisingPolicy, description: PolicyDescription, checkpoint: Path, steps_between_chunks: int
+) -> Json:
     calls = policy.calls_per_observation
     return {
         "task": description.spec.task,
@@ -151,7 +171,7 @@ def _facts(policy: DenoisingPolicy, description: PolicyDescription, checkpoint: 
         "history": policy.history,
         "buffer": policy.horizon,
         "network_calls_per_observation": calls,
-        "network_calls_per_action": calls / policy.action_steps,
+        "network_calls_per_action": calls / steps_between_chunks,
         "first_observation_calls": policy.first_observation_calls,
     }
 
@@ -161,14 +181,15 @@ def _server(config: DictConfig) -> EvaluatedPolicy:
     task = _plain(config.task)
     spec = _task_spec(task)
     policy = RemotePolicy(spec, settings)
+    executor = _plain(config.executor)
     return EvaluatedPolicy(
         stem=f"{spec.task}-server",
-        label=policy.label,
+        label=_label(policy, executor),
         task=task,
         identity={"setting": policy.label},
-        facts=_foreign_facts("server", settings.address, policy, spec),
+        facts={**_foreign_facts("server", settings.address, policy, spec), "executor": executor},
         make_policy=functools.partial(_remote_policy, settings),
-        latency=functools.partial(_latency_of, policy.action_steps),
+        latency=functools.partial(_latency_of, _steps_between_chunks(policy, executor)),
     )
 
 
@@ -178,7 +199,7 @@ def _remote_policy(settings: ServerSettings, task: Task) -> RemotePolicy:
 
 def _expert(config: DictConfig) -> EvaluatedPolicy:
     config = with_teacher_content(config)
-    task, expert = _plain(config.task), _plain(config.expert)
+    task, expert, executor = _plain(config.task), _plain(config.expert), _plain(config.executor)
     label = f"expert {expert['name']}"
     built = make_task(task)
     try:
@@ -189,12 +210,12 @@ def _expert(config: DictConfig) -> EvaluatedPolicy:
         built.close()
     return EvaluatedPolicy(
         stem=stem,
-        label=label,
+        label=_label(policy, executor),
         task=task,
         identity={"setting": label, "teacher": expert.get("sha256")},
-        facts={**facts, "network_calls_per_observation": 0, "network_calls_per_action": 0},
+        facts={**facts, "network_calls_per_observation": 0, "network_calls_per_action": 0, "executor": executor},
         make_policy=functools.partial(_expert_policy, expert, label),
-        latency=functools.partial(_latency_of, policy.action_steps),
+        latency=functools.partial(_latency_of, _steps_between_chunks(policy, executor)),
     )
 
 
@@ -234,13 +255,13 @@ def _foreign_facts(kind: str, source: str, policy: Policy, spec: TaskSpec) -> Js
     }
 
 
-def _latency_of(action_steps: int, rollout: Rollout) -> Json:
+def _latency_of(steps_between_chunks: int, rollout: Rollout) -> Json:
     """Of the chunks of one episode, as they were asked for in it; the first one apart."""
     first_ms, *rest = (float(value) for value in rollout.latency_ms)
     samples = rest or [first_ms]
     return {
         "observation_ms": latency_summary(samples),
-        "action_ms": latency_summary([value / action_steps for value in samples]),
+        "action_ms": latency_summary([value / steps_between_chunks for value in samples]),
         "first_observation_ms": first_ms,
         "threads": 1,
     }

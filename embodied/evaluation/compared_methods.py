@@ -11,13 +11,25 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from embodied.catalog import CHUNK_EXECUTOR, in_words
 from embodied.errors import UserError
 from embodied.evaluation.result_file import BASE
 from embodied.evaluation.statistics import error_bounds
 from embodied.types import Json
 
 # What evaluations of one method have in common, besides what the checkpoint says.
-METHOD = ("policy", "network", "setting", "run_time_settings", "action_steps", "delay_steps")
+METHOD = ("policy", "network", "setting", "run_time_settings", "action_steps", "delay_steps", "executor")
+
+
+def method_facts(evaluation: Json, keys: Sequence[str]) -> list[object]:
+    """What an evaluation says of its method; None for what earlier versions did not say, and what they had instead."""
+    facts = {**evaluation, "executor": None if executor_of(evaluation) == CHUNK_EXECUTOR else executor_of(evaluation)}
+    return [facts.get(key) or None for key in keys]
+
+
+def executor_of(evaluation: Json) -> Json:
+    """Name and settings."""
+    return evaluation.get("executor", CHUNK_EXECUTOR)
 
 
 @dataclass(frozen=True)
@@ -121,9 +133,7 @@ def _groups(evaluations: Sequence[Json], pool_seeds: bool) -> list[tuple[Json, .
     groups: dict[str, list[Json]] = {}
     for index, evaluation in enumerate(evaluations):
         checkpoint = evaluation["checkpoint"]
-        identity = json.dumps(
-            [*(evaluation.get(key) or None for key in METHOD), checkpoint["method_hash"], checkpoint["step"]]
-        )
+        identity = json.dumps([*method_facts(evaluation, METHOD), checkpoint["method_hash"], checkpoint["step"]])
         groups.setdefault(identity if pool_seeds else str(index), []).append(evaluation)
     methods = []
     for group in groups.values():
@@ -133,13 +143,14 @@ def _groups(evaluations: Sequence[Json], pool_seeds: bool) -> list[tuple[Json, .
 
 
 def _labels(methods: Sequence[tuple[Json, ...]]) -> list[str]:
-    """One label each: the setting, with network, run, seeds or a number added where that alone is not unique."""
+    """One label each: the setting; where that is not unique, with executor, delay, network, run, seeds or a number."""
     first = [method[0] for method in methods]
     labels = [
         evaluation["setting"] + (f", {len(method)} seeds" if len(method) > 1 else "")
         for evaluation, method in zip(first, methods, strict=True)
     ]
     additions: tuple[Callable[[Sequence[Json]], list[str]], ...] = (
+        lambda group: [in_words(executor_of(evaluation)) for evaluation in group],
         lambda group: [f"delay {evaluation.get('delay_steps', 0)}" for evaluation in group],
         lambda group: [evaluation["network"] or evaluation["policy"] for evaluation in group],
         lambda group: _telling_part([evaluation["checkpoint"]["run"] for evaluation in group]),

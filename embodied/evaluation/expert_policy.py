@@ -14,6 +14,7 @@ class ExpertPolicy:
 
     history = 1
     action_steps = 1
+    inference_delay = 0
 
     def __init__(self, task: Task, expert: Expert, label: str) -> None:
         """`expert` must be that of `task`."""

@@ -45,11 +45,23 @@ def _elapsed_ms(work: Callable[[], object], device: torch.device) -> float:
     return 1000 * (time.perf_counter() - begun)
 
 
-def measure_latency(policy: TimedPolicy, stream: list[Observation], observations: int, threads: int = 1) -> Json:
+def measure_latency(
+    policy: TimedPolicy,
+    stream: list[Observation],
+    observations: int,
+    threads: int = 1,
+    steps_between_chunks: int | None = None,
+) -> Json:
     """Time `Session.act` over a recorded stream of observations, one every control step.
 
     The parts and the bare network call are timed in the same loop, between the observations, so that whatever slows
     the machine slows all of them alike.
+
+    Args:
+        stream: of one episode.
+        observations: to time, after the warm-up.
+        threads: of torch.
+        steps_between_chunks: actions that a chunk pays for; None: those that it hands out.
 
     Returns:
         Summaries in ms: `observation_ms` (the whole act), `encode_ms`, `denoise_ms` (the rest of it), `action_ms` (per
@@ -95,7 +107,7 @@ def measure_latency(policy: TimedPolicy, stream: list[Observation], observations
         "observation_ms": latency_summary(act_ms),
         "encode_ms": latency_summary(encode_ms),
         "denoise_ms": latency_summary(np.maximum(act_ms - encode_ms, 0.0)),
-        "action_ms": latency_summary(act_ms / policy.action_steps),
+        "action_ms": latency_summary(act_ms / (steps_between_chunks or policy.action_steps)),
         "network_call_ms": latency_summary(network_ms),
         "first_observation_ms": float(np.median(first_ms[1:])),
         "overhead_ratio": float(np.median(act_ms) / (calls * np.median(network_ms))),

@@ -36,6 +36,7 @@ class RemotePolicy:
     """
 
     history = 1  # the server keeps what else its policy wants to see
+    inference_delay = 0  # the protocol has no word for one
 
     def __init__(self, spec: TaskSpec, settings: ServerSettings) -> None:
         """

@@ -12,6 +12,8 @@ from statistics import median
 
 import numpy as np
 
+from embodied.catalog import in_words
+from embodied.evaluation.compared_methods import executor_of
 from embodied.evaluation.paired_proportions import paired_difference_interval
 from embodied.evaluation.report_page import Picture, facts, folded, heading, page, paragraph, pictures, table
 from embodied.evaluation.result_file import BASE
@@ -82,6 +84,7 @@ def _facts(summary: Json) -> str:
         ("task", f"{summary['task']}, horizon {summary['horizon']} steps"),
         ("policy", " ".join(str(summary[key]) for key in ("policy", "network", "encoder") if summary.get(key))),
         ("setting", _settings(summary)),
+        ("executor", in_words(executor_of(summary)) + _delay(summary)),
         ("checkpoint", _checkpoint(checkpoint)),
         ("starts", f"{len(set(starts))} from {min(starts)} to {max(starts)}" if starts else "none"),
         ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}, {machine['system']}"),
@@ -93,6 +96,10 @@ def _facts(summary: Json) -> str:
 def _settings(summary: Json) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in summary["run_time_settings"].items())
     return f"{summary['setting']} ({settings})" if settings else summary["setting"]
+
+
+def _delay(summary: Json) -> str:
+    return f", delay of {summary['delay_steps']} control steps" if summary.get("delay_steps") else ""
 
 
 def _checkpoint(checkpoint: Json) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from embodied.errors import UserError
-from embodied.evaluation.episodes import check_policy_fits, run_episode
+from embodied.catalog import CHUNK_EXECUTOR, make_executor
+from embodied.errors import MisfitError, UserError
+from embodied.evaluation.episodes import check_delay_fits, check_policy_fits, run_episode
 from embodied.evaluation.result_file import BASE, RESULTS, EpisodeAddress, ResultFile
 from embodied.protocols import Policy, Task
 from embodied.types import Json, Rollout
@@ -43,6 +44,7 @@ class EvaluationPlan:
     variants: Sequence[str] = (BASE,)
     axes: Sequence[str] = (BASE,)  # of each variant
     delay_steps: int = 0  # that a policy takes to think
+    executor: Mapping[str, Any] = field(default_factory=lambda: dict(CHUNK_EXECUTOR))  # of conf/executor
 
     @property
     def addresses(self) -> list[EpisodeAddress]:
@@ -68,7 +70,7 @@ class _Ran:
 
 
 class EpisodeWorker:
-    """What an evaluation process keeps: the task of one variant, and the policy."""
+    """What an evaluation process keeps: the task of one variant, the policy, and an executor for it."""
 
     def __init__(self, plan: EvaluationPlan) -> None:
         self._plan = plan
@@ -76,7 +78,11 @@ class EpisodeWorker:
         self._prepare(plan.variants[0])
 
     def __call__(self, work: _Work) -> _Ran:
-        """One episode. Whatever goes wrong in it is an error of the infrastructure, not a failure of the policy."""
+        """One episode. Whatever goes wrong in it is an error of the infrastructure, not a failure of the policy.
+
+        Raises:
+            MisfitError: policy and executor do not go together, in whatever episode.
+        """
         plan, address = self._plan, work.address
         policy_seed = plan.policy_seed(address.start)
         facts = {
@@ -94,7 +100,10 @@ class EpisodeWorker:
                 policy_seed,
                 variant=address.variant,
                 delay_steps=plan.delay_steps,
+                executor=self._executor,
             )
+        except MisfitError:
+            raise  # of no episode would anything else come
         except UserError as error:
             return _Ran({**facts, **_error_figures(str(error))})
         except Exception as error:
@@ -105,10 +114,10 @@ class EpisodeWorker:
         return _Ran(row, plan.draw(self._task, rollout) if wanted else None, rollout if work.hand_over else None)
 
     def _prepare(self, variant: str) -> None:
-        """Have the task of this variant, and the policy for it.
+        """Have the task of this variant, the policy for it, and an executor for that.
 
         Raises:
-            UserError: it cannot be made, or the policy does not fit it: no episode could be run.
+            UserError: one cannot be made, or they do not fit each other: no episode could be run.
         """
         if variant == self._variant:
             return
@@ -117,6 +126,8 @@ class EpisodeWorker:
         self._task = self._plan.make_task(variant)
         self._policy = self._plan.make_policy(self._task)
         check_policy_fits(self._policy, self._task)
+        check_delay_fits(self._policy, self._plan.delay_steps)
+        self._executor = make_executor(self._plan.executor, self._policy)
         self._variant = variant
 
 
@@ -164,8 +175,9 @@ def evaluate(
         One row an episode, in the order of `plan.addresses`, and one rollout.
 
     Raises:
-        UserError: the policy does not fit the task, processes die, a result is damaged, episodes end in errors one
-            after another, or none ran without an error. What ran is kept: the same evaluation goes on from there.
+        UserError: the policy does not fit the task or the executor, processes die, a result is damaged, episodes end in
+            errors one after another, or none ran without an error. What ran is kept: the same evaluation goes on from
+            there.
     """
     results = ResultFile(folder / RESULTS)
     rows = results.read()

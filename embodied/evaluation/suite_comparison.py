@@ -7,15 +7,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from embodied.catalog import CHUNK_EXECUTOR, in_words
 from embodied.errors import UserError
-from embodied.evaluation.compared_methods import ComparedRows, Row, compared_rows, error_warning
+from embodied.evaluation.compared_methods import (
+    ComparedRows,
+    Row,
+    compared_rows,
+    error_warning,
+    executor_of,
+    method_facts,
+)
 from embodied.evaluation.comparison import compare
 from embodied.evaluation.statistics import described_rate
 from embodied.evaluation.suite_score import Stratum, suite_difference_interval, suite_interval, suite_score
 from embodied.types import Json
 
 # What evaluations of one method on different tasks have in common.
-METHOD = ("policy", "network", "setting", "run_time_settings", "delay_steps")
+METHOD = ("policy", "network", "setting", "run_time_settings", "delay_steps", "executor")
 
 
 def compare_suite(
@@ -62,7 +70,7 @@ def compare_suite(
 
 
 def _identity(evaluation: Json) -> str:
-    return json.dumps([evaluation.get(key) or None for key in METHOD])
+    return json.dumps(method_facts(evaluation, METHOD))
 
 
 def _check_complete(compared: dict[str, ComparedRows], order: Sequence[str]) -> None:
@@ -78,12 +86,17 @@ def _check_complete(compared: dict[str, ComparedRows], order: Sequence[str]) -> 
 
 
 def _labels(evaluations: Sequence[Json]) -> list[str]:
-    """The setting, with network and policy where that alone is not unique."""
+    """The setting, with executor (unless it is the plain one), network and policy where that alone is not unique."""
     labels = [evaluation["setting"] for evaluation in evaluations]
-    for key in ("network", "policy"):
+    executors = [executor_of(evaluation) for evaluation in evaluations]
+    for words in (
+        ["" if executor == CHUNK_EXECUTOR else in_words(executor) for executor in executors],
+        [evaluation["network"] for evaluation in evaluations],
+        [evaluation["policy"] for evaluation in evaluations],
+    ):
         labels = [
-            f"{label} {evaluation[key]}" if labels.count(label) > 1 and evaluation[key] else label
-            for label, evaluation in zip(labels, evaluations, strict=True)
+            f"{label} {word}" if labels.count(label) > 1 and word else label
+            for label, word in zip(labels, words, strict=True)
         ]
     return [f"{label} #{index + 1}" if labels.count(label) > 1 else label for index, label in enumerate(labels)]
 

@@ -53,7 +53,7 @@ def write_recording(path: str | Path, saved: SavedRollout, title: str) -> Path:
     has_preview = rollout.preview_actions.shape[1] > 0
     most_latency_ms = float(rollout.latency_ms.max()) if len(rollout.latency_ms) else None
     blueprint = layout.blueprint(
-        spec, saved.scene, saved.body_poses, has_levels=has_preview, most_latency_ms=most_latency_ms
+        spec, saved.scene, saved.body_poses, has_levels=_has_noise(rollout), most_latency_ms=most_latency_ms
     )
     with _recording(path, title, blueprint) as recording:
         _log_episode(recording, episode, saved.scene, saved.body_poses, spec, title, about)
@@ -189,19 +189,24 @@ def _log_actions(recording: rr.RecordingStream, spec: TaskSpec, series: dict[str
 
 
 def _log_chunks(recording: rr.RecordingStream, rollout: Rollout, spec: TaskSpec) -> None:
-    """Latency and cost of each chunk, and the noise level of every buffer slot once its head was clean."""
+    """Latency and cost of each chunk, and the noise level of every slot of a buffer once its head was clean."""
     times = _times(rollout.chunk_steps, spec)
     for name, values in (("latency_ms", rollout.latency_ms), ("network_calls", rollout.network_calls)):
         recording.log(f"policy/{name}", rr.SeriesPoints(colors=[_CLEAN], names=[name], marker_sizes=[3]), static=True)
         columns = rr.Scalars.columns(scalars=values.astype(np.float64))
         recording.send_columns(f"policy/{name}", indexes=times, columns=columns)
-    if rollout.preview_levels.shape[1]:
+    if _has_noise(rollout):
         head = np.zeros(rollout.chunk_actions.shape[:2], np.float32)
         for step, levels in zip(rollout.chunk_steps, np.hstack([head, rollout.preview_levels]), strict=True):
             recording.set_time("step", sequence=int(step))
             recording.set_time("time", duration=int(step) * spec.dt_s)
             recording.log("policy/noise_level", rr.BarChart(levels, color=_NOISY))
         recording.reset_time()
+
+
+def _has_noise(rollout: Rollout) -> bool:
+    """Whether there are levels to show: a preview that is clean throughout has none."""
+    return bool((rollout.preview_levels > 0).any())
 
 
 def _log_predicted_paths(recording: rr.RecordingStream, saved: SavedRollout) -> None:
