@@ -5,7 +5,7 @@ BIN := .venv/bin
 # processes that trainings, simulations and tests start compiles its libraries again, torch alone for two seconds.
 export PYTHONDONTWRITEBYTECODE :=
 # One thread a process: the tests run side by side, and numbers do not depend on the number of cores.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-all lint lock clean
 
