@@ -5,6 +5,8 @@ BIN := .venv/bin
 # processes that trainings, simulations and tests start compiles its libraries again, torch alone for two seconds.
 export PYTHONDONTWRITEBYTECODE :=
 # One thread a process: the tests run side by side, and numbers do not depend on the number of cores.
+# A file stays in one process, which makes its stores and trained policies once. Files go in the order of their names:
+# xdist would put those of few tests last, which are the longest, and one process would wait for the other.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-all lint lock clean

@@ -270,6 +270,15 @@ def test_config_dir_adds_groups_of_ones_own(fake, empty_folder):
     assert fake.seen[0]["policy"] == {"name": "own"}
 
 
+def test_a_group_of_ones_own_is_read_anew_each_time(fake, empty_folder):
+    option = empty_folder / "mine" / "policy" / "own.yaml"
+    option.parent.mkdir(parents=True)
+    for default, given in (("1", "2"), ("[1]", "[2]")):
+        option.write_text(f"name: own\nspeed: {default}\n")
+        assert run_main("train", "--config-dir", "mine", "policy=own", f"policy.speed={given}") == 0
+    assert [seen["policy"]["speed"] for seen in fake.seen] == [2, [2]]
+
+
 def test_a_user_error_has_no_traceback_unless_asked_for(fake, capsys, monkeypatch):
     def result(config):
         raise UserError(expected="a store", found="two\nlines", remedy="collect")
