@@ -1,8 +1,13 @@
 # Needs Python 3.12 and make, nothing else. `make demo` shows the whole program, `make test` checks it.
 PYTHON ?= python3.12
 BIN := .venv/bin
+# Python keeps what it compiled even where the environment forbids it (containers often do): without, each of the many
+# processes that trainings, simulations and tests start compiles its libraries again, torch alone for two seconds.
+export PYTHONDONTWRITEBYTECODE :=
 # One thread a process: the tests run side by side, and numbers do not depend on the number of cores.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# A file stays in one process, which makes its stores and trained policies once. Files go in the order of their names:
+# xdist would put those of few tests last, which are the longest, and one process would wait for the other.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-all lint lock clean
 

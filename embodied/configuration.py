@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,15 @@ def _check_kinds(command: str, overrides: list[str], config: DictConfig, loader:
         if not _is_choice(override, loader) and not override.is_delete() and not override.is_add()
     ]
     if keys:
-        check_kinds(compose(command, overrides=choices), config, [key for key in keys if not key.startswith("hydra")])
+        of_others = any(word.startswith("hydra") for word in choices)  # whose files may change
+        defaults = (_defaults.__wrapped__ if of_others else _defaults)(command, tuple(choices))
+        check_kinds(defaults, config, [key for key in keys if not key.startswith("hydra")])
+
+
+@cache
+def _defaults(command: str, choices: tuple[str, ...]) -> DictConfig:
+    """What a command's configuration is with these options of groups; never to be changed, since it is kept."""
+    return compose(command, overrides=list(choices))
 
 
 def _is_choice(override: Any, loader: ConfigLoader) -> bool:

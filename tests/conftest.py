@@ -37,6 +37,14 @@ def _fail_if_skipped(report):
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Without fsync in this process: no test cuts the power, and those on crashes put a function of their own here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The folder of data that others made; without it the test is skipped."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,8 @@ from embodied.datasets.episode_store import EpisodeStore
 from embodied.types import ActionSpec, CameraSpec, Episode, StateSpec, TaskSpec
 
 STORE_FORMATS = {"zarr": EpisodeStore}
+LAYOUT = ("CHUNK_BYTES", "CHUNK_ROWS", "SHARD_BYTES", "IMAGE_SHARD_BYTES")  # what tests change of it
+_KEEPERS: list[tempfile.TemporaryDirectory] = []  # of stores to copy, which go when the process ends
 
 SPEC = TaskSpec(
     task="robosuite/lift",
@@ -72,8 +77,17 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def fill_store(store_class, path: Path, count: int, expected: int | None = None, folder: Path | None = None) -> Path:
     """Make a closed store of `count` episodes with seeds 0, 1, ... at `folder` (or else `path`); returns where."""
-    folder = folder or path
-    with store_class.create(folder, SPEC, expected_episodes=expected or max(count, 1), provenance={}) as store:
+    layout = tuple(getattr(episode_layout, name) for name in LAYOUT)
+    return shutil.copytree(_filled(store_class, count, expected or max(count, 1), layout), folder or path)
+
+
+@functools.cache
+def _filled(store_class, count: int, expected: int, layout: tuple[int, ...]) -> Path:
+    """Such a store, written once for every layout of its files that tests set, to be copied."""
+    keeper = tempfile.TemporaryDirectory(prefix="embodied-made-")
+    _KEEPERS.append(keeper)
+    folder = Path(keeper.name) / "made.zarr"
+    with store_class.create(folder, SPEC, expected_episodes=expected, provenance={}) as store:
         for seed in range(count):
             store.commit(make_episode(seed))
     return folder

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from omegaconf import OmegaConf
+from toy_environments import BrokenEnvironment, SlowEnvironment
 
 from embodied.benchmarks.simulation import BareProcess, SimulationBenchmark, measure
 from embodied.catalog import BARE_ENVIRONMENTS, TASKS, names, task_config
@@ -17,27 +18,6 @@ from embodied.sim.gymnasium_adapter import from_gymnasium
 from embodied.sim.pusht_bare import BarePushT
 
 HORIZON = 40
-
-
-class SlowEnvironment:
-    """Sleeps through every step."""
-
-    def __init__(self, step_s: float) -> None:
-        self._step_s = step_s
-
-    def reset(self, seed: int) -> None:
-        time.sleep(0.2)  # must not count
-
-    def step(self, action) -> None:
-        time.sleep(self._step_s)
-
-    def close(self) -> None:
-        pass
-
-
-class BrokenEnvironment:
-    def __init__(self) -> None:
-        raise RuntimeError("no such robot")
 
 
 class SlowTask:

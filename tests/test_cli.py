@@ -93,7 +93,7 @@ def test_help_of_a_command_shows_groups_and_configuration(capsys):
     assert run_main("train", "--help") == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: embodied train [group=option]")
-    assert "policy: diffusion, sdp\n" in text
+    assert "policy: diffusion, flow_matching, sdp\n" in text
     assert "\n  initialization: denoise\n" in text
     assert "hydra" not in text.lower()
 
@@ -268,6 +268,15 @@ def test_config_dir_adds_groups_of_ones_own(fake, empty_folder):
     (empty_folder / "mine" / "policy" / "own.yaml").write_text("name: own\n")
     assert run_main("train", "--config-dir", "mine", "policy=own") == 0
     assert fake.seen[0]["policy"] == {"name": "own"}
+
+
+def test_a_group_of_ones_own_is_read_anew_each_time(fake, empty_folder):
+    option = empty_folder / "mine" / "policy" / "own.yaml"
+    option.parent.mkdir(parents=True)
+    for default, given in (("1", "2"), ("[1]", "[2]")):
+        option.write_text(f"name: own\nspeed: {default}\n")
+        assert run_main("train", "--config-dir", "mine", "policy=own", f"policy.speed={given}") == 0
+    assert [seen["policy"]["speed"] for seen in fake.seen] == [2, [2]]
 
 
 def test_a_user_error_has_no_traceback_unless_asked_for(fake, capsys, monkeypatch):

@@ -119,7 +119,7 @@ def test_a_resumed_evaluation_is_of_the_checkpoint_that_it_began_with(run, train
     copy = root / "eval" / "copy"
     shutil.copytree(begun, copy)
     (copy / "summary.json").unlink()
-    last, _ = run("eval", folder, f"resume={copy}", "policy.k=1")
+    last, _ = run("eval", folder, f"resume={copy}", "policy.k=1", "workers=0")
     assert without_timings(summary(last)) == without_timings(summary(begun / "summary.json"))
     (copy / "summary.json").unlink()
     (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("k: 2", "k: 1"))

@@ -12,6 +12,7 @@ from damaged_stores import data
 from made_episodes import SPEC, make_episode, snapshot
 from pusht_data import human_demonstrations, made_arrays, write_zarr_v2
 
+from embodied.commands import data_stats
 from embodied.datasets import data_warnings, episode_layout, stored_statistics
 from embodied.datasets.data_report import describe_data, normalised_keys
 from embodied.datasets.episode_measures import at_bounds, idle, jerk, longest_run
@@ -236,7 +237,13 @@ def test_the_command_prints_draws_and_writes_down(make_store, capsys):
         assert words in printed
 
 
-def test_statistics_stand_in_the_store_until_the_content_changes(make_store, monkeypatch, capsys):
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The command without its figure, which takes longer than all the rest."""
+    monkeypatch.setattr(data_stats, "draw_data", lambda report, measures, spec, path: path.touch())
+
+
+def test_statistics_stand_in_the_store_until_the_content_changes(make_store, undrawn, monkeypatch, capsys):
     store = make_store(5, expected=9)
     before = snapshot(store)
     first = data("stats", store)
@@ -269,7 +276,7 @@ def test_statistics_stand_in_the_store_until_the_content_changes(make_store, mon
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"version": 9}'])
-def test_damaged_statistics_are_as_good_as_none(make_store, damage, monkeypatch):
+def test_damaged_statistics_are_as_good_as_none(make_store, undrawn, damage):
     store = make_store(4)
     data("stats", store)
     expected = EpisodeStore.open(store).statistics(["action"])["action"].mean
@@ -278,7 +285,7 @@ def test_damaged_statistics_are_as_good_as_none(make_store, damage, monkeypatch)
     assert [fault["kind"] for fault in data("verify", store)["faults"]] == ["leftover"]
 
 
-def test_a_flipped_bit_in_the_statistics_is_not_believed(make_store):
+def test_a_flipped_bit_in_the_statistics_is_not_believed(make_store, undrawn):
     store = make_store(4)
     data("stats", store)
     file = store / "statistics.json"
@@ -290,7 +297,7 @@ def test_a_flipped_bit_in_the_statistics_is_not_believed(make_store):
     assert stored_statistics.are_damaged(store)
 
 
-def test_a_store_that_is_being_written_keeps_no_statistics(make_store, capsys):
+def test_a_store_that_is_being_written_keeps_no_statistics(make_store, undrawn, capsys):
     store = make_store(4)
     with EpisodeStore.open(store, writable=True):
         assert not data("stats", store)["statistics_kept"]

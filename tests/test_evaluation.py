@@ -1,10 +1,10 @@
 """Evaluation: addressed and repeatable episodes, resumption, errors apart from failures, latency in parts."""
 
-import functools
 import json
 
 import numpy as np
 import pytest
+from toy_evaluation import BOTH, ExpertPolicy, LazyPolicy, VariedTask, plan, processes, silent
 from toy_policies import DIFFUSION, SDP, toy_policy, toy_stream
 from toy_specs import ReachExpert, ReachTask, absolute_spec, toy_spec
 
@@ -12,58 +12,8 @@ from embodied.errors import UserError
 from embodied.evaluation.episodes import hold, run_episode
 from embodied.evaluation.latency import measure_latency
 from embodied.evaluation.result_file import RESULTS, EpisodeAddress, ResultFile
-from embodied.evaluation.runner import MOST_ERRORS_IN_A_ROW, EvaluationPlan, evaluate
-from embodied.process_pool import ProcessPool, SerialPool
-from embodied.types import ActionChunk
-
-
-class ExpertPolicy:
-    """The expert behind the policy protocol, so that outcomes are known. It reads the goal from the observation."""
-
-    history, action_steps, inference_delay, label = 1, 4, 0, "expert"
-
-    def __init__(self, spec=None):
-        self.spec = spec or toy_spec()
-
-    def initial_state(self, seed):
-        return seed
-
-    def step(self, histories, states, executed):
-        chunks = []
-        for history in histories:
-            state = history[-1].state
-            point, actions = state["point"].astype(float), []
-            for _ in range(self.action_steps):
-                towards = np.clip((state["goal"] - point) / 0.1, -1, 1)
-                actions.append([*towards, 1.0])
-                point = point + 0.1 * towards
-            chunks.append(ActionChunk(np.array(actions, np.float32), history[-1].time_s, self.spec.dt_s, 1))
-        return chunks, list(states)
-
-
-class LazyPolicy(ExpertPolicy):
-    """Acts on even starts only, by the goal's sign: some episodes fail."""
-
-    def step(self, histories, states, executed):
-        chunks, states = super().step(histories, states, executed)
-        if histories[0][-1].state["goal"][0] < 0:
-            for chunk in chunks:
-                chunk.actions[:] = 0
-        return chunks, states
-
-
-class VariedTask(ReachTask):
-    """Its one variant is a start beside the goal."""
-
-    def __init__(self, variant="base"):
-        super().__init__()
-        self.variant = variant
-
-    def reset(self, start_id):
-        super().reset(start_id)
-        if self.variant == "near":
-            self.point = self.goal + 0.02
-        return self._observe()
+from embodied.evaluation.runner import MOST_ERRORS_IN_A_ROW, evaluate
+from embodied.process_pool import SerialPool
 
 
 class BrokenTask(VariedTask):
@@ -73,44 +23,8 @@ class BrokenTask(VariedTask):
         return super().reset(start_id)
 
 
-def outcome(task, rollout):
-    return str(rollout.episode.success_ever)
-
-
-def note(folder, address, text):
-    name = f"{address.variant}-{address.start}.txt"
-    (folder / name).write_text(text)
-    return name
-
-
-def one_policy(make_policy, task):
-    return make_policy()
-
-
-def seed_of(start):
-    return 10 * start
-
-
-def plan(folder, make_task=VariedTask, make_policy=ExpertPolicy, starts=range(6), recordings=2, **rest):
-    make = functools.partial(one_policy, make_policy)
-    return EvaluationPlan(
-        make_task, make, outcome, functools.partial(note, folder), seed_of, starts, recordings, **rest
-    )
-
-
-def processes(workers):
-    return functools.partial(ProcessPool, workers=workers)
-
-
-BOTH = {"variants": ("base", "near"), "axes": ("base", "place")}
-
-
 def base(start):
     return EpisodeAddress("base", start)
-
-
-def silent(rows):
-    pass
 
 
 def test_an_episode_runs_to_its_horizon_and_knows_both_kinds_of_success():

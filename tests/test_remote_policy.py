@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from stand_in_server import policy_server
-from test_evaluation import ExpertPolicy, VariedTask, note, outcome, processes, seed_of, silent
+from toy_evaluation import ExpertPolicy, VariedTask, note, outcome, processes, seed_of, silent
 from toy_specs import image_spec, toy_spec
 
 from embodied.client import PolicyClient, PolicyServerError, PolicyServerRefusal

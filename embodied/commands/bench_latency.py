@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,7 +23,7 @@ COLUMNS = (
 )
 
 
-def run(config: DictConfig):
+def run(config: DictConfig) -> Path:
     """Measure and write the page.
 
     Raises:
@@ -112,9 +114,9 @@ def _page(lines: list[list[str]], rows: list[Json], config: DictConfig) -> str:
 
 One session at batch 1 with fresh weights, {chosen.observations} observations after a warm-up, garbage collection off,
 the device synchronised; each row in a process of its own, pinned to as many cores as it has threads. "Network call" is
-one bare call on the same engine, timed between the observations; "act / bare calls" is the whole act over the calls that
-it makes; "eager / this" compares bare calls. "First call" is from the first observation until the engine has made its
-programs and given two chunks. What an engine gives is compared with eager PyTorch first, and refused above 1e-4.
+one bare call on the same engine, timed between the observations; "act / bare calls" is the whole act over the calls
+that it makes; "eager / this" compares bare calls. "First call" is from the first observation until the engine has made
+its programs and given two chunks. What an engine gives is compared with eager PyTorch first, and refused above 1e-4.
 
 - machine: {machine["cpu"]}, {machine["cores"]} cores; device {chosen.device}, {chosen.threads} thread
 - torch {torch.__version__}; {chosen.state_size} values of state, {chosen.action_size} of action
