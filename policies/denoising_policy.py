@@ -22,7 +22,7 @@ from embodied.policies.batch import Batch
 from embodied.policies.encoders.observation_encoder import ObservationEncoder
 from embodied.policies.engines.engine import Program
 from embodied.policies.noise_path import NoisePath
-from embodied.policies.programs import ContextEncoder, Network, NetworkCall
+from embodied.policies.programs import ContextEncoder, Network, NetworkCall, ObservationStep
 from embodied.policies.seeded_noise import normal_like
 from embodied.types import ActionChunk, Observation, Preview, Statistics, TaskSpec
 
@@ -178,13 +178,36 @@ class DenoisingPolicy(nn.Module, ABC):
 
     def encode(self, histories: Sequence[Sequence[Observation]]) -> Tensor:
         """Histories of `self.history` observations, oldest first, to contexts [B C]."""
+        return self.run("encode", 0, lambda _: ContextEncoder(self), *self._encoder_inputs(histories))[0]
+
+    @property
+    def encodes_within(self) -> bool:
+        """Whether the encoder is part of each program: that of state vectors is too little for one of its own."""
+        return self.engine != "eager" and not self.inputs.cameras
+
+    def condition(self, histories: Sequence[Sequence[Observation]]) -> Tensor:
+        """What `observation_step` takes of the observations: contexts, or the state vectors, if it encodes them."""
+        return self._encoder_inputs(histories)[0] if self.encodes_within else self.encode(histories)
+
+    def observation_step(
+        self, name: str, calls: int, build: Callable[[Network], nn.Module], x_BHA: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Run the sampler that `build` makes; see `ObservationStep` and `run`."""
+
+        def whole(network: Network) -> nn.Module:
+            encoder = ContextEncoder(self) if self.encodes_within else None
+            return ObservationStep(build(network), self.action_normalizer, encoder)
+
+        return self.run(name, calls, whole, x_BHA, *inputs)
+
+    def _encoder_inputs(self, histories: Sequence[Sequence[Observation]]) -> list[Tensor]:
+        """State vectors [B To S], and images of each camera."""
         flat = [[self.inputs.flatten_state(observation.state) for observation in history] for history in histories]
         images = [
             np.stack([np.stack([camera.checked(o.images) for o in history]) for history in histories])
             for camera in self.inputs.cameras
         ]
-        tensors = [torch.from_numpy(array) for array in (np.asarray(flat, dtype=np.float32), *images)]
-        return self.run("encode", 0, lambda _: ContextEncoder(self), *self.on_device(tensors))[0]
+        return self.on_device([torch.from_numpy(array) for array in (np.asarray(flat, dtype=np.float32), *images)])
 
     def on_device(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Those on the CPU moved to where the policy is."""

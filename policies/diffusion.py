@@ -23,7 +23,7 @@ from embodied.policies.ddpm_path import DdpmPath
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.flow_path import FlowPath
 from embodied.policies.moving_reference import re_expressed
-from embodied.policies.programs import DenoiseLoop, InUnits, Network
+from embodied.policies.programs import DenoiseLoop, Network
 from embodied.policies.samplers.ancestral import AncestralSampler
 from embodied.policies.samplers.heun import HeunSampler
 from embodied.policies.samplers.real_time_chunking import SCHEDULES, RealTimeChunking, Schedule, prefix_weights
@@ -240,7 +240,7 @@ class DiffusionPolicy(DenoisingPolicy):
         executed: Sequence[int],
     ) -> tuple[list[ActionChunk], list[DiffusionState]]:
         """One chunk a session, each from its own noise. Sessions with a last plan to go on from are a batch apart."""
-        context_BC, anchors = self.encode(histories), self.anchors(histories)
+        condition, anchors = self.condition(histories), self.anchors(histories)
         draws = 1 + (self.path.levels if self.sampler == "ddpm" else 0)
         shape = (draws, self.horizon, self.actions.size)
         noise = torch.stack([seeded_normal(shape, state.seed, state.observations) for state in states])
@@ -252,7 +252,7 @@ class DiffusionPolicy(DenoisingPolicy):
             if not group:
                 continue
             everybody = len(group) == len(states)
-            noise_G, context = (noise, context_BC) if everybody else (noise[group], context_BC[group])
+            noise_G, context = (noise, condition) if everybody else (noise[group], condition[group])
             inputs = (noise_G[:, 0], context)
             if fresh:
                 inputs += (noise_G[:, 1:],) if self.sampler == "ddpm" else ()
@@ -285,7 +285,7 @@ class DiffusionPolicy(DenoisingPolicy):
             with torch.inference_mode(False), torch.no_grad():
                 plan_BHA = build(self.network)(*(x.clone() for x in inputs))
             return plan_BHA, self.action_normalizer.denormalize(plan_BHA)
-        return self.run(name, calls, lambda network: InUnits(build(network), self.action_normalizer), *inputs)
+        return self.observation_step(name, calls, build, *inputs)
 
     def _rest(self, state: DiffusionState, executed: int, anchors: Anchors) -> tuple[Tensor, ...]:
         """What the samplers that go on take of a session: its last plan from now on, for `rtc` also the weights."""

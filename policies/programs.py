@@ -80,14 +80,24 @@ class DenoiseLoop(nn.Module):
         return x_BHA
 
 
-class InUnits(nn.Module):
-    """Beside what a sampler gives, that in the units of the learned actions."""
+class ObservationStep(nn.Module):
+    """A sampler with what stands before and behind it: the encoder, if it is to be part of it, and the units."""
 
-    def __init__(self, sampler: nn.Module, normalizer: LimitsNormalizer) -> None:
+    def __init__(self, sampler: nn.Module, normalizer: LimitsNormalizer, encoder: ContextEncoder | None) -> None:
         super().__init__()
         self.sampler = sampler
         self.normalizer = normalizer
+        self.encoder = encoder
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        x_BHA = self.sampler(*inputs)
+    def forward(self, x_BHA: Tensor, condition: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            condition: contexts [B C], or with an encoder the histories of state vectors [B To S].
+            x_BHA, inputs: the sampler's first and further ones.
+
+        Returns:
+            what the sampler gives, normalised and in the units of the learned actions.
+        """
+        context_BC = condition if self.encoder is None else self.encoder(condition)[0]
+        x_BHA = self.sampler(x_BHA, context_BC, *inputs)
         return x_BHA, self.normalizer.denormalize(x_BHA)

@@ -27,7 +27,7 @@ from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.ladder import Ladder
 from embodied.policies.moving_reference import re_expressed
-from embodied.policies.programs import DenoiseLoop, InUnits, Network
+from embodied.policies.programs import DenoiseLoop, Network
 from embodied.policies.seeded_noise import seeded_normal
 from embodied.types import ActionChunk, Observation, TaskSpec
 
@@ -268,7 +268,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         executed: Sequence[int],
     ) -> tuple[list[ActionChunk], list[StreamingState]]:
         """One chunk a session. Fresh sessions and running ones are two batches, since they take other calls."""
-        context_BC, anchors = self.encode(histories), self.anchors(histories)
+        condition, anchors = self.condition(histories), self.anchors(histories)
         noise_B2HA = _stacked([seeded_normal((2, *self._buffer_shape), s.seed, s.observations) for s in states])
         noise_B2HA = self.on_device([noise_B2HA])[0]
         chunks: dict[int, ActionChunk] = {}
@@ -278,20 +278,16 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             if not group:
                 continue
             everybody = len(group) == len(states)
-            context, noise = (context_BC, noise_B2HA) if everybody else (context_BC[group], noise_B2HA[group])
+            context, noise = (condition, noise_B2HA) if everybody else (condition[group], noise_B2HA[group])
             if fresh:
                 calls, build, inputs = self.first_observation_calls, self.fresh_buffer, (noise, context)
             else:
                 rolled = [self._rolled(states[b], executed[b], _row(anchors, b)) for b in group]
                 scales = [_stacked([table[executed[b]] for b in group]) for table in self.raising(self.device)]
                 calls, build = self.k, self.cycle
-                inputs = (_stacked(rolled), scales[0], noise[:, 0], scales[1], context)
-            buffer_BHA, learned_BHA = self.run(
-                "fresh_buffer" if fresh else "cycle",
-                calls,
-                lambda network, build=build: InUnits(build(network), self.action_normalizer),
-                *inputs,
-            )
+                inputs = (_stacked(rolled), context, scales[0], noise[:, 0], scales[1])
+            name = "fresh_buffer" if fresh else "cycle"
+            buffer_BHA, learned_BHA = self.observation_step(name, calls, build, *inputs)
             handed_out = self.chunks(
                 learned_BHA,
                 [histories[b] for b in group],
@@ -357,7 +353,7 @@ class _Cycle(nn.Module):
         self.loop = loop
 
     def forward(
-        self, rolled_BHA: Tensor, signal_BH1: Tensor, noise_BHA: Tensor, noise_scale_BH1: Tensor, context_BC: Tensor
+        self, rolled_BHA: Tensor, context_BC: Tensor, signal_BH1: Tensor, noise_BHA: Tensor, noise_scale_BH1: Tensor
     ) -> Tensor:
         return self.loop(raised(rolled_BHA, signal_BH1, noise_BHA, noise_scale_BH1), context_BC)
 

@@ -135,7 +135,7 @@ def test_info_shows_how_it_was_composed():
     [
         (["tran"], "'tran'", "did you mean 'train'?"),
         (["train", "polcy=sdp"], "'polcy'", "did you mean 'policy'?"),
-        (["train", "policy=spd"], "'policy=spd'", "did you mean 'sdp'? known: diffusion, sdp"),
+        (["train", "policy=spd"], "'policy=spd'", "did you mean 'sdp'? known: diffusion, flow_matching, sdp"),
         (["train", "task=robosuite/lif"], "'task=robosuite/lif'", "did you mean 'robosuite/lift'?"),
         (["train", "policy.kk=1"], "'policy.kk'", "did you mean 'policy.k'?"),
         (["train", "policy=diffusion", "policy.cals=1"], "'policy.cals'", "did you mean 'policy.calls'?"),
