@@ -40,6 +40,9 @@ COMMANDS = {
     "train": Command("embodied.commands.train", "train one policy from a store, then evaluate it"),
     "eval": Command("embodied.commands.eval", "evaluate a checkpoint on addressed starts", ("run",)),
     "compare": Command("embodied.commands.compare", "compare evaluations, paired on their starts", ("runs",), True),
+    "export": Command(
+        "embodied.commands.export", "a checkpoint as ONNX or torch.export, with a parity check", ("run",)
+    ),
     "replay": Command("embodied.commands.replay", "turn a rollout or a demonstration into a Rerun recording", ("run",)),
     "data": Command(
         "embodied.commands.data",

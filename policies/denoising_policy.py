@@ -22,9 +22,9 @@ from embodied.policies.batch import Batch
 from embodied.policies.encoders.observation_encoder import ObservationEncoder
 from embodied.policies.engines.engine import Program
 from embodied.policies.noise_path import NoisePath
-from embodied.policies.programs import ContextEncoder, Network, NetworkCall, ObservationStep
+from embodied.policies.programs import ContextEncoder, ExportedProgram, Network, NetworkCall, ObservationStep
 from embodied.policies.seeded_noise import normal_like
-from embodied.types import ActionChunk, Observation, Preview, Statistics, TaskSpec
+from embodied.types import ActionChunk, Json, Observation, Preview, Statistics, TaskSpec
 
 # Network calls that one program holds: above, an export grows long, and what is saved between calls is little.
 MOST_UNROLLED_CALLS = 4
@@ -243,6 +243,35 @@ class DenoisingPolicy(nn.Module, ABC):
             return ()
         flat = [self.inputs.flatten_state(history[self._anchor_row].state) for history in histories]
         return self.actions.anchors(torch.from_numpy(np.asarray(flat, dtype=np.float32)))
+
+    def exported_programs(self) -> list[ExportedProgram]:
+        """What makes chunks of observations, for use without this package; on the CPU, for batches of any size.
+
+        With cameras the encoder is a program of its own, which makes the `context` that the others take. Otherwise
+        it is part of each, and they take the `state_history`, [B To S] in the task's units.
+        """
+        state_1TS = torch.zeros(1, self.history, self.inputs.state_size)
+        if not self.inputs.cameras:
+            encoder, conditions = ContextEncoder(self), {"state_history": state_1TS}
+            encoding = []
+        else:
+            images = {
+                f"images_{c.name}": torch.zeros(1, self.history, c.height, c.width, 3, dtype=torch.uint8)
+                for c in self.inputs.cameras
+            }
+            encoder, conditions = None, {"context": torch.zeros(1, self.encoder.context_size)}
+            whole = {"state_history": state_1TS, **images}
+            encoding = [ExportedProgram("encode", ContextEncoder(self), whole, ("context",))]
+
+        def exported(name: str, sampler: nn.Module, first: Json, further: Json, constants: Json) -> ExportedProgram:
+            step = ObservationStep(sampler, self.action_normalizer, encoder).eval()
+            return ExportedProgram(name, step, {**first, **conditions, **further}, ("buffer", "actions"), constants)
+
+        return encoding + [exported(*sampler) for sampler in self.samplers()]
+
+    @abstractmethod
+    def samplers(self) -> list[tuple[str, nn.Module, Json, Json, Json]]:
+        """For an export: name, module, its inputs before and behind the condition, and constants."""
 
     @property
     def device(self) -> torch.device:

@@ -29,7 +29,7 @@ from embodied.policies.samplers.heun import HeunSampler
 from embodied.policies.samplers.real_time_chunking import SCHEDULES, RealTimeChunking, Schedule, prefix_weights
 from embodied.policies.samplers.warm_start import WarmStart, remaining_plan
 from embodied.policies.seeded_noise import seeded_normal
-from embodied.types import ActionChunk, Observation, TaskSpec
+from embodied.types import ActionChunk, Json, Observation, TaskSpec
 
 Sampler = Literal["ddim", "ddpm", "euler", "heun", "warm_start", "rtc"]
 # Paths that each sampler knows.
@@ -228,6 +228,21 @@ class DiffusionPolicy(DenoisingPolicy):
             return RealTimeChunking(network, self.path, self._levels(self.path.levels), self.clip)
         loop = DenoiseLoop(network, self.path, self._levels(self.warm_level), self.clip)
         return WarmStart(loop, self.path, self.warm_level)
+
+    def samplers(self) -> list[tuple[str, nn.Module, Json, Json, Json]]:
+        if self.sampler == "rtc":
+            raise UserError(
+                expected="a sampler without derivatives for an export",
+                found="policy.sampler=rtc",
+                remedy="export with policy.sampler=euler or heun",
+            )
+        noise_1HA = torch.zeros(1, self.horizon, self.actions.size)
+        first = {"noise": noise_1HA}
+        fresh = {"fresh_noise": noise_1HA.unsqueeze(1).repeat(1, self.path.levels, 1, 1)}
+        sampling = ("sampling", self.sampling(self.network), first, fresh if self.sampler == "ddpm" else {}, {})
+        if not self.keeps_plan:
+            return [sampling]
+        return [sampling, ("going_on", self.going_on(self.network), first, {"plan": noise_1HA}, {})]
 
     def initial_state(self, seed: int) -> DiffusionState:
         return DiffusionState(seed)

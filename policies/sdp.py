@@ -29,7 +29,7 @@ from embodied.policies.ladder import Ladder
 from embodied.policies.moving_reference import re_expressed
 from embodied.policies.programs import DenoiseLoop, Network
 from embodied.policies.seeded_noise import seeded_normal
-from embodied.types import ActionChunk, Observation, TaskSpec
+from embodied.types import ActionChunk, Json, Observation, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -237,6 +237,22 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         if self.initialization == "zero":
             return _NoisedZeros(self, network)
         return _DenoisedAndNoised(self, network)
+
+    def samplers(self) -> list[tuple[str, nn.Module, Json, Json, Json]]:
+        signal, noise_scale = self.raising(torch.device("cpu"))
+        noise_1HA = torch.zeros(1, *self._buffer_shape)
+        scales = {"signal": signal[:1], "noise": noise_1HA, "noise_scale": noise_scale[:1]}
+        by_executed = {"signal_by_executed": signal, "noise_scale_by_executed": noise_scale}
+        return [
+            (
+                "fresh_buffer",
+                self.fresh_buffer(self.network),
+                {"noise": torch.zeros(1, 2, *self._buffer_shape)},
+                {},
+                {},
+            ),
+            ("cycle", self.cycle(self.network), {"rolled_buffer": noise_1HA}, scales, by_executed),
+        ]
 
     def raising(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Scales [Ta + 1, H, 1] of a rolled buffer and of fresh noise, by the number of actions that it rolled by.

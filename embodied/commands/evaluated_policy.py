@@ -79,7 +79,7 @@ def evaluated_policy(config: DictConfig) -> EvaluatedPolicy:
 
 
 def _checkpoint(config: DictConfig) -> EvaluatedPolicy:
-    checkpoint = _resolve(config)
+    checkpoint = resolved_checkpoint(config)
     executor = _plain(config.executor)
     settings = {name: value for name, value in config.policy.items() if value is not None}
     policy, description = load_policy(checkpoint)
@@ -107,7 +107,7 @@ def _label(policy: Policy, executor: Json) -> str:
     return policy.label if executor == CHUNK_EXECUTOR else f"{policy.label} {in_words(executor)}"
 
 
-def _resolve(config: DictConfig) -> Path:
+def resolved_checkpoint(config: DictConfig) -> Path:
     """The checkpoint that run= names: a path, or the name of a training run under run_root."""
     named = Path(config.run)
     under_root = Path(config.run_root) / "train" / named

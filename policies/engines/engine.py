@@ -31,11 +31,11 @@ class Engine(Protocol):
         ...
 
 
-def not_installed(engine: str, package: str) -> UserError:
+def not_installed(wanted: str, package: str) -> UserError:
     return UserError(
-        expected=f"the package {package}, which policy.engine={engine} needs",
+        expected=f"the package {package}, which {wanted} needs",
         found="none",
-        remedy='pip install "embodied-policies[engines]", or use policy.engine=eager',
+        remedy='pip install "embodied-policies[engines]", or do without',
     )
 
 

@@ -26,19 +26,16 @@ def export_onnx(
     Raises:
         torch.onnx.OnnxExporterError: the module does something that ONNX cannot say.
     """
-    # A batch of one would be taken for a constant.
-    example = tuple(torch.cat([x, x]) if len(x) == 1 else x for x in inputs)
-    batch = torch.export.Dim("B", min=1)
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
-            tuple(x.clone() for x in example),  # tensors made in inference mode cannot be traced
+            with_batch(inputs),
             input_names=input_names,
             output_names=output_names,
             opset_version=OPSET,
             dynamo=True,
-            dynamic_shapes=_shapes(module, len(example), {0: batch}),
+            dynamic_shapes=batch_shapes(module, len(inputs)),
             external_data=False,
             verbose=False,
             optimize=True,
@@ -46,8 +43,14 @@ def export_onnx(
     program.save(file)
 
 
-def _shapes(module: nn.Module, inputs: int, each: dict[int, torch.export.Dim]) -> tuple[Any, ...]:
-    """`each` for every input, those that `*inputs` collects in a tuple of their own, as torch.export wants it."""
+def with_batch(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Examples of a batch above 1, which would be taken for a constant, and not of inference mode."""
+    return tuple(torch.cat([x, x]) if len(x) == 1 else x.clone() for x in inputs)
+
+
+def batch_shapes(module: nn.Module, inputs: int) -> tuple[Any, ...]:
+    """A free batch size for every input; those that `*inputs` collects are in a tuple of their own."""
+    each = {0: torch.export.Dim("B", min=1)}
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
     named = sum(kind is not inspect.Parameter.VAR_POSITIONAL for kind in kinds)
     return (each,) * named + (((each,) * (inputs - named),) if inputs > named else ())

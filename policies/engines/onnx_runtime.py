@@ -22,9 +22,7 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def compile(self, module: nn.Module, inputs: Sequence[Tensor]) -> Program:
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            if importlib.util.find_spec(package) is None:
-                raise not_installed(self.name, package)
+        check_installed(f"policy.engine={self.name}")
         if any(x.device.type != "cpu" for x in inputs):
             raise UserError(
                 expected="a policy on the CPU for policy.engine=onnxruntime",
@@ -35,12 +33,22 @@ class OnnxRuntimeEngine:
         try:
             export_onnx(module, inputs, model)
             program = OnnxProgram(model.getvalue(), threads=torch.get_num_threads())
+            checked_parity(self.name, module, program, inputs)
         except UserError:
             raise
         except Exception as error:  # the exporter's and the runtime's own are many and derive from nothing narrower
             raise cannot_run(self.name, module, error) from error
-        checked_parity(self.name, module, program, inputs)
         return program
+
+
+def check_installed(wanted: str) -> None:
+    """
+    Raises:
+        UserError: a package that an export to ONNX and its use need is missing.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise not_installed(wanted, package)
 
 
 class OnnxProgram:

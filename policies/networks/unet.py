@@ -114,7 +114,7 @@ class Unet1d(nn.Module):
         if self.conditioning == "global":
             level_BHL = self.join_levels(level_BHL.flatten(1)).unsqueeze(1)
         context_BHC = context_BC.unsqueeze(1).expand(-1, level_BHL.shape[1], -1)
-        level_BHL = level_BHL.expand(len(context_BC), -1, -1)
+        level_BHL = level_BHL.expand(context_BC.shape[0], -1, -1)  # `len` would fix an export's batch
         return torch.cat([level_BHL, context_BHC], dim=-1).transpose(1, 2)
 
     def _halve(self, condition_BEH: Tensor) -> Tensor:

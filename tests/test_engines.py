@@ -1,0 +1,146 @@
+"""Engines give what eager PyTorch gives, for every batch size, and say what they cannot do."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toy_policies import CONV, DIFFUSION, SDP, TINY, TINY_UNET, toy_policy, toy_stream
+from toy_specs import image_spec, toy_spec
+
+from embodied.catalog import ENGINES
+from embodied.errors import UserError
+from embodied.policies.engines.compiled import CompiledEngine
+from embodied.policies.engines.engine import PARITY, checked_parity
+from embodied.policies.engines.onnx_runtime import OnnxRuntimeEngine
+from embodied.session import Session
+
+ONE_CALL = {**SDP, "k": 1, "initial_calls": 2}
+FLOW = {**DIFFUSION, "path": "flow", "sampler": "euler", "calls": 2}
+CASES = {
+    "streaming, transformer": (ONE_CALL, TINY, toy_spec()),
+    "flow, U-Net": (FLOW, TINY_UNET, toy_spec()),
+    "more calls than one program holds": ({**DIFFUSION, "calls": 6}, TINY, toy_spec()),
+}
+
+
+def episode(policy, seed=0, steps=9):
+    session, chunks = Session(policy), []
+    session.reset(seed)
+    for t, observation in enumerate(toy_stream(0, steps, policy.spec)):
+        session.observe(observation)
+        if t % 4 == 0:
+            chunks.append(session.act(observation).actions)
+    return np.concatenate(chunks)
+
+
+def pair(case, engine, **settings):
+    """The same policy on the eager engine and on another one."""
+    policy, network, spec = case
+    eager, other = (toy_policy({**policy, **settings}, network, spec) for _ in range(2))
+    other.configure(engine=engine)
+    return eager, other
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_onnx_runtime_acts_as_eager_pytorch_does(case):
+    eager, other = pair(case, "onnxruntime")
+    np.testing.assert_allclose(episode(other), episode(eager), atol=PARITY)
+    assert other.label == f"{eager.label} on onnxruntime"
+    # The same programs serve a batch.
+    histories = [[o, o] for o in toy_stream(1, 3, eager.spec)]
+    states = [eager.initial_state(seed) for seed in range(3)]
+    (expected, _), (found, _) = (policy.step(histories, states, [0] * 3) for policy in (eager, other))
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(b.actions, a.actions, atol=PARITY)
+
+
+@pytest.mark.heavy
+def test_onnx_runtime_takes_images_in_a_program_of_their_own():
+    policy = toy_policy(ONE_CALL, TINY, image_spec(), CONV)
+    expected = episode(policy)
+    policy.configure(engine="onnxruntime")
+    np.testing.assert_allclose(episode(policy), expected, atol=PARITY)
+
+
+@pytest.mark.heavy
+def test_torch_compile_acts_as_eager_pytorch_does():
+    eager, other = pair(CASES["streaming, transformer"], "compile")
+    np.testing.assert_allclose(episode(other), episode(eager), atol=PARITY)
+
+
+@pytest.mark.heavy
+def test_weights_trained_on_are_those_that_run_after_the_engine_is_set_again():
+    policy = toy_policy(ONE_CALL)
+    policy.configure(engine="onnxruntime")
+    before = episode(policy, steps=1)
+    with torch.no_grad():
+        policy.network.action_out.bias.add_(0.5)
+    policy.configure(engine="onnxruntime")
+    assert not np.allclose(episode(policy, steps=1), before, atol=1e-3)
+
+
+def test_an_unknown_engine_is_named_and_changes_nothing():
+    policy = toy_policy(ONE_CALL)
+    with pytest.raises(UserError, match=r"'onnx'; did you mean 'onnxruntime'\? known: compile, cuda_graph, eager"):
+        policy.configure(engine="onnx")
+    assert policy.engine == "eager" and set(ENGINES) == {"compile", "cuda_graph", "eager", "onnxruntime"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_graphs_want_a_gpu():
+    policy = toy_policy(ONE_CALL)
+    policy.configure(engine="cuda_graph")
+    with pytest.raises(UserError, match=r"CUDA device for policy.engine=cuda_graph; found no CUDA device; use .*onnx"):
+        episode(policy)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_cuda_graphs_act_as_eager_pytorch_does():
+    policy = toy_policy(ONE_CALL).to("cuda")
+    expected = episode(policy)
+    policy.configure(engine="cuda_graph")
+    np.testing.assert_allclose(episode(policy), expected, atol=PARITY)
+
+
+def test_a_package_that_is_missing_is_named_before_anything_is_exported(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
+    policy = toy_policy(ONE_CALL)
+    policy.configure(engine="onnxruntime")
+    with pytest.raises(UserError, match=r"onnxscript, which policy.engine=onnxruntime needs; .*embodied-policies\[eng"):
+        episode(policy)
+
+
+class Sorted(nn.Module):
+    """Something that no exporter can follow: what is done depends on the values."""
+
+    def forward(self, x):
+        return (x if float(x.sum()) > 0 else -x,)
+
+
+def test_a_program_that_an_engine_cannot_run_is_named():
+    with pytest.raises(UserError, match="that engine onnxruntime can run; found Sorted: .*use policy.engine=eager"):
+        OnnxRuntimeEngine().compile(Sorted(), [torch.ones(2, 3)])
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch):
+    def fails(*_, **__):
+        def program(*_):
+            raise RuntimeError("no C++ compiler")
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(UserError, match="that engine compile can run; found Sorted: no C"):
+        CompiledEngine().compile(Sorted(), [torch.ones(2, 3)])
+
+
+@pytest.mark.parametrize(("off_by", "said"), [(1e-3, "a difference of 0.00"), (float("nan"), "a difference of nan")])
+def test_parity_that_fails_is_an_error_with_its_figure(off_by, said):
+    module, inputs = nn.Identity(), [torch.zeros(1, 2)]
+    module.forward = lambda x: (x,)
+    with pytest.raises(UserError, match=f"within 0.0001; found {said}"):
+        checked_parity("x", module, lambda x: (x + off_by,), inputs)
+    assert checked_parity("x", module, lambda x: (x + 1e-5,), inputs) == pytest.approx(1e-5)
