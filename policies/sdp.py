@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from embodied.action_representation import Anchors
 from embodied.catalog import STATE_ENCODER
@@ -343,12 +344,12 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
 
 
 def _row(anchors: Anchors, sessions: int | list[int]) -> Anchors:
-    return tuple(anchor[sessions] for anchor in anchors)
+    return tuple(anchor[sessions] for anchor in anchors) if anchors else ()
 
 
 def shifted(buffer_HA: Tensor, executed: int) -> Tensor:
     """Without `executed` actions in front, and with as many zeros behind."""
-    return torch.cat([buffer_HA[executed:], torch.zeros_like(buffer_HA[:executed])])
+    return pad(buffer_HA[executed:], (0, 0, 0, executed))
 
 
 def raised(rolled_BHA: Tensor, signal_BH1: Tensor, noise_BHA: Tensor, noise_scale_BH1: Tensor) -> Tensor:
