@@ -18,8 +18,8 @@ from embodied.session import Session
 
 ONE_CALL = {**SDP, "k": 1, "initial_calls": 2}
 FLOW = {**DIFFUSION, "path": "flow", "sampler": "euler", "calls": 2}
+STREAMING = (ONE_CALL, TINY, toy_spec())
 CASES = {
-    "streaming, transformer": (ONE_CALL, TINY, toy_spec()),
     "flow, U-Net": (FLOW, TINY_UNET, toy_spec()),
     "more calls than one program holds": ({**DIFFUSION, "calls": 6}, TINY, toy_spec()),
 }
@@ -43,7 +43,11 @@ def pair(case, engine, **settings):
     return eager, other
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    "case",
+    [*CASES.values(), pytest.param(STREAMING, marks=pytest.mark.heavy)],
+    ids=[*CASES.keys(), "streaming, transformer"],
+)
 def test_onnx_runtime_acts_as_eager_pytorch_does(case):
     eager, other = pair(case, "onnxruntime")
     np.testing.assert_allclose(episode(other), episode(eager), atol=PARITY)
@@ -66,7 +70,7 @@ def test_onnx_runtime_takes_images_in_a_program_of_their_own():
 
 @pytest.mark.heavy
 def test_torch_compile_acts_as_eager_pytorch_does():
-    eager, other = pair(CASES["streaming, transformer"], "compile")
+    eager, other = pair(STREAMING, "compile")
     np.testing.assert_allclose(episode(other), episode(eager), atol=PARITY)
 
 

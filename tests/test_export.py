@@ -73,7 +73,7 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch_export"])
+@pytest.mark.parametrize("format", ["onnx", pytest.param("torch_export", marks=pytest.mark.heavy)])
 def test_programs_run_without_this_package_and_give_the_same(format, checkpoint, tmp_path, capsys):
     status, path, printed = embodied(capsys, "export", checkpoint, f"format={format}", f"run_root={tmp_path}")
     assert status == 0, printed
