@@ -287,6 +287,18 @@ class TestRealTimeChunking:
             assert torch.equal(states[0].plan_HA[:frozen], last[executed : executed + frozen])
             assert not torch.isclose(states[0].plan_HA[frozen:], remaining_plan(last, executed)[frozen:]).all()
 
+    @pytest.mark.parametrize("representation", ["chunk_relative", "delta"])
+    def test_frozen_differences_command_the_same_poses_from_a_new_reference(self, representation):
+        actions = {"representation": representation, "rotation": "rotation_6d"}
+        policy = toy_policy(RTC, spec=arm_spec(), actions=actions, inference_delay=3)
+        older, newer = toy_stream(0, 2, arm_spec())
+        states, plans = [policy.initial_state(0)], []
+        for history in ([older, older], [older, newer]):
+            _, states = policy.step([history], states, [TA])
+            learned = policy.action_normalizer.denormalize(states[0].plan_HA)[None]
+            plans.append(policy.actions.decode(learned, policy.anchors([history])))
+        torch.testing.assert_close(plans[1][0, :3], plans[0][0, TA : TA + 3], atol=1e-4, rtol=0)
+
     def guided(self, samples=200, delay=2, executed=TA, schedule="exp", **settings):
         """New chunks, the last ones from now on, and the new ones without guidance, of the ideal denoiser."""
         policy, _, _ = gaussian_policy({**RTC, "calls": 20, **settings})

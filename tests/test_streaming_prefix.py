@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from toy_policies import SDP, STREAMING_FLOW, TINY_UNET, GaussianDenoiser, stationary_gaussian, toy_policy, toy_stream
+from toy_specs import arm_spec
 
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
@@ -14,6 +15,10 @@ from embodied.session import Session
 
 TA = 4
 DELAYED = {**SDP, "largest_delay": 4}
+RELATIVE = [
+    {"representation": "chunk_relative", "rotation": "rotation_6d"},
+    {"representation": "delta", "rotation": "rotation_6d"},
+]
 LAYOUTS = {
     "ddpm": DELAYED,
     "flow": {**STREAMING_FLOW, "largest_delay": 4},
@@ -77,6 +82,21 @@ def test_a_prefix_of_a_chunk_executed_in_part_stays_too():
         before = states[0].buffer_HA
         _, states = policy.step([history], states, [executed])
         assert torch.equal(states[0].buffer_HA[:3], before[executed : executed + 3])
+
+
+@pytest.mark.parametrize("settings", [DELAYED, STREAMING_FLOW], ids=["ddpm", "flow"])
+@pytest.mark.parametrize("actions", RELATIVE, ids=lambda actions: actions["representation"])
+def test_a_prefix_of_differences_commands_the_same_poses_from_a_new_reference(settings, actions):
+    policy = toy_policy(settings, spec=arm_spec(), actions=actions, inference_delay=3)
+    older, newer = toy_stream(0, 2, arm_spec())
+    histories = [older, older], [older, newer]
+    states, plans = [policy.initial_state(0)], []
+    for history in histories:
+        _, states = policy.step([history], states, [TA])
+        learned = policy.action_normalizer.denormalize(states[0].buffer_HA)[None]
+        plans.append(policy.actions.decode(learned, policy.anchors([history])))
+    torch.testing.assert_close(plans[1][0, :3], plans[0][0, TA : TA + 3], atol=1e-4, rtol=0)
+    assert not torch.isclose(plans[1][0, 3:8], plans[0][0, TA + 3 : TA + 8], atol=1e-4).all()
 
 
 @layouts()
