@@ -82,6 +82,7 @@ TEACHERS = {
 }
 POLICIES = {
     "diffusion": "embodied.policies.diffusion:DiffusionPolicy",
+    "rnr": "embodied.policies.rnr:NoiseRelayingPolicy",
     "sdp": "embodied.policies.sdp:StreamingDiffusionPolicy",
 }
 # Between clean actions and noise, and what a network predicts on the way.

@@ -18,6 +18,11 @@ CONV = {"name": "conv_small", "crop": 0.9, "keypoints": 4, "features": 8}
 SHARED = {"history": 2, "horizon": 16, "action_steps": 4, "past": 0, "levels": 100, "clip": True}
 SDP = {"name": "sdp", **SHARED, "k": 2, "initialization": "denoise", "initial_calls": 8, "chunkwise": 0.8}
 DIFFUSION = {"name": "diffusion", **SHARED, "sampler": "ddim", "calls": 4}
+RNR = {
+    "name": "rnr",
+    **{name: value for name, value in SHARED.items() if name != "action_steps"},
+    "random_levels": 0.6,
+}
 FLOW = {**DIFFUSION, "path": "flow", "sampler": "euler"}
 STREAMING_FLOW = {**SDP, "path": "flow", "largest_delay": 3}
 
