@@ -125,10 +125,9 @@ class DiffusionPolicy(DenoisingPolicy):
             )
 
     def _check_sampler(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise UserError(
-                expected="a sampler for policy.sampler", found=str(self.sampler), remedy=nearest(self.sampler, SAMPLERS)
-            )
+        sampler = str(self.sampler)  # a number or a list may come from the command line
+        if sampler not in SAMPLERS:
+            raise UserError(expected="a sampler for policy.sampler", found=sampler, remedy=nearest(sampler, SAMPLERS))
         if self.path.name not in SAMPLERS[self.sampler]:
             known = ", ".join(name for name, paths in SAMPLERS.items() if self.path.name in paths)
             raise UserError(

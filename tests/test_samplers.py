@@ -362,6 +362,9 @@ def remaining_plan_of(plan_BHA, executed):
     ("settings", "changes", "message"),
     [
         (FLOW, {"sampler": "huen"}, "a sampler for policy.sampler; found huen; did you mean 'heun'"),
+        (FLOW, {"sampler": ["heun"]}, r"a sampler for policy.sampler; found \['heun'\]; did you mean 'heun'"),
+        (FLOW, {"sampler": 3}, "a sampler for policy.sampler; found 3; known: ddim, ddpm, euler"),
+        (FLOW, {"path": 3}, "the name of a path; found '3'; known: ddpm, flow"),
         (FLOW, {"sampler": "ddim"}, "policy.path=flow; found policy.sampler=ddim, for path ddpm; use one of euler, h"),
         (FLOW, {"sampler": "ddpm", "calls": 100}, "policy.path=flow; found policy.sampler=ddpm, for path ddpm"),
         (DIFFUSION, {"sampler": "heun"}, "policy.path=ddpm; found policy.sampler=heun, for path flow; use one of ddim"),
@@ -384,6 +387,11 @@ def remaining_plan_of(plan_BHA, executed):
 def test_settings_that_cannot_work_are_named(settings, changes, message):
     with pytest.raises(UserError, match=message):
         toy_policy(settings, **changes)
+
+
+def test_an_engine_that_is_no_name_is_named():
+    with pytest.raises(UserError, match="the name of an engine; found '3'; known: compile, cuda_graph, eager"):
+        toy_policy(FLOW).configure(engine=3)
 
 
 def test_guidance_is_refused_on_engines_without_derivatives():
