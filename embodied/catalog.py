@@ -82,6 +82,7 @@ TEACHERS = {
 }
 POLICIES = {
     "diffusion": "embodied.policies.diffusion:DiffusionPolicy",
+    "rnr": "embodied.policies.rnr:NoiseRelayingPolicy",
     "sdp": "embodied.policies.sdp:StreamingDiffusionPolicy",
 }
 # Between clean actions and noise, and what a network predicts on the way.
@@ -146,10 +147,10 @@ def lookup(kind: str, registry: Mapping[str, str], name: str) -> Any:
     Raises:
         UserError: an unknown name; lists the known ones and the nearest.
     """
-    if not is_known(registry, name):
+    if not isinstance(name, str) or not is_known(registry, name):
         article = "an" if kind[0] in "aeiou" else "a"
         raise UserError(
-            expected=f"the name of {article} {kind}", found=f"'{name}'", remedy=nearest(name, names(registry))
+            expected=f"the name of {article} {kind}", found=f"'{name}'", remedy=nearest(str(name), names(registry))
         )
     entry = registry[name] if name in registry else registry[f"{name.partition('/')[0]}/*"]
     module, _, attribute = entry.partition(":")

@@ -125,10 +125,9 @@ class DiffusionPolicy(DenoisingPolicy):
             )
 
     def _check_sampler(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise UserError(
-                expected="a sampler for policy.sampler", found=str(self.sampler), remedy=nearest(self.sampler, SAMPLERS)
-            )
+        sampler = str(self.sampler)  # a number or a list may come from the command line
+        if sampler not in SAMPLERS:
+            raise UserError(expected="a sampler for policy.sampler", found=sampler, remedy=nearest(sampler, SAMPLERS))
         if self.path.name not in SAMPLERS[self.sampler]:
             known = ", ".join(name for name, paths in SAMPLERS.items() if self.path.name in paths)
             raise UserError(
@@ -152,11 +151,13 @@ class DiffusionPolicy(DenoisingPolicy):
     def _check_numbers(self) -> None:
         levels = self.path.levels
         longest_delay = self.horizon - self.past - self.action_steps
-        for name, lowest, highest, meaning in (
+        bounds = [
             ("calls", 1, levels, f"policy.levels ({levels})"),
-            ("warm_level", 1, levels, f"policy.levels ({levels})"),
             ("inference_delay", 0, longest_delay, f"{longest_delay}, behind which a chunk of the horizon is left"),
-        ):
+        ]
+        if self.sampler == "warm_start":
+            bounds.append(("warm_level", 1, levels, f"policy.levels ({levels})"))
+        for name, lowest, highest, meaning in bounds:
             value = getattr(self, name)
             if not isinstance(value, int) or not lowest <= value <= highest:
                 raise UserError(

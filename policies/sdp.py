@@ -46,6 +46,7 @@ class StreamingState:
 class StreamingDiffusionPolicy(DenoisingPolicy):
     """k network calls an observation, for any 1 <= k <= floor(N / h)."""
 
+    name = "sdp"
     run_time_settings = ("k", "initialization", "initial_calls", "inference_delay", "engine")
 
     def __init__(
@@ -133,8 +134,8 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             )
         if self.actions.is_relative and not self.actions.has_linear_change_of_base:
             raise UserError(
-                expected="policy.actions.rotation=rotation_6d where policy sdp learns differences of rotations, since "
-                "only then can its noisy buffer follow the moving reference",
+                expected=f"policy.actions.rotation=rotation_6d where policy {self.name} learns differences of "
+                "rotations, since only then can its noisy buffer follow the moving reference",
                 found=f"rotation {self.actions.rotation}, representation {self.actions.representation}",
                 remedy="set policy.actions.rotation=rotation_6d, or use policy=diffusion, which keeps no buffer",
             )

@@ -81,3 +81,41 @@ def test_where_h_divides_N_training_is_the_ladder_minus_j(Tp, Ta):
     start, steps = ladder.at(0, 1), ladder.levels // ladder.chunks
     expected = {tuple((start - j).tolist()) for j in range(steps)}
     assert {tuple(row) for row in ladder.visited().tolist()} == expected
+
+
+def test_worked_example_with_a_prefix():
+    """Past and prefix are clean throughout; the chunks begin behind them, h = (Tp - past - d) // Ta = 3."""
+    ladder = Ladder(horizon=16, action_steps=4, past=1, levels=90, prefix=2)
+    assert ladder.head == 3 and ladder.chunks == 3 and ladder.most_calls == 30
+    assert ladder.at(0, 1).tolist() == [0] * 3 + [30] * 4 + [60] * 4 + [90] * 5
+    assert ladder.at(1, 2).tolist() == [0] * 3 + [15] * 4 + [45] * 4 + [75] * 5
+    assert ladder.at(1, 1).tolist() == [0] * 7 + [30] * 4 + [60] * 5
+
+
+PREFIXED = [(16, 4, 0, 100, 1), (16, 4, 1, 100, 3), (16, 8, 0, 100, 8), (20, 8, 1, 100, 3), (16, 1, 0, 100, 4)]
+
+
+@pytest.mark.parametrize(("Tp", "Ta", "past", "N", "d"), PREFIXED)
+def test_behind_a_prefix_the_ladder_is_that_of_a_shorter_buffer_without_past(Tp, Ta, past, N, d):
+    ladder = Ladder(horizon=Tp, action_steps=Ta, past=past, levels=N, prefix=d)
+    shorter = Ladder(horizon=Tp - past - d, action_steps=Ta, past=0, levels=N)
+    for k in range(1, ladder.most_calls + 1):
+        for level, expected in zip(ladder.cycle(k), shorter.cycle(k), strict=True):
+            assert (level[: past + d] == 0).all() and torch.equal(level[past + d :], expected)
+
+
+@pytest.mark.parametrize(("Tp", "Ta", "past", "N", "d"), PREFIXED)
+def test_behind_a_prefix_every_cycle_ends_where_the_next_one_begins(Tp, Ta, past, N, d):
+    ladder = Ladder(horizon=Tp, action_steps=Ta, past=past, levels=N, prefix=d)
+    for k in {1, 2, 3, ladder.most_calls}:
+        start, end = ladder.at(0, k), ladder.at(k, k)
+        rolled = end[Ta : past + d + ladder.chunks * Ta]
+        assert torch.equal(rolled, start[: len(rolled)])
+
+
+@pytest.mark.parametrize(("Tp", "Ta", "past", "N", "d"), PREFIXED)
+def test_training_covers_exactly_what_inference_visits_behind_a_prefix(Tp, Ta, past, N, d):
+    ladder = Ladder(horizon=Tp, action_steps=Ta, past=past, levels=N, prefix=d)
+    visited = {tuple(row) for row in ladder.visited().tolist()}
+    inference = {tuple(level.tolist()) for k in range(1, ladder.most_calls + 1) for level in ladder.cycle(k)[:-1]}
+    assert visited == inference and all(max(row[: past + d]) == 0 and min(row[past + d :]) > 0 for row in visited)

@@ -18,6 +18,13 @@ CONV = {"name": "conv_small", "crop": 0.9, "keypoints": 4, "features": 8}
 SHARED = {"history": 2, "horizon": 16, "action_steps": 4, "past": 0, "levels": 100, "clip": True}
 SDP = {"name": "sdp", **SHARED, "k": 2, "initialization": "denoise", "initial_calls": 8, "chunkwise": 0.8}
 DIFFUSION = {"name": "diffusion", **SHARED, "sampler": "ddim", "calls": 4}
+RNR = {
+    "name": "rnr",
+    **{name: value for name, value in SHARED.items() if name != "action_steps"},
+    "random_levels": 0.6,
+}
+FLOW = {**DIFFUSION, "path": "flow", "sampler": "euler"}
+STREAMING_FLOW = {**SDP, "path": "flow", "largest_delay": 3}
 
 
 def toy_policy(policy, network=TINY, spec=None, encoder=STATE_ENCODER, seed=0, **settings):
@@ -77,6 +84,18 @@ class GaussianDenoiser(nn.Module):
         level_H = (level_BH[0] * self.levels).round().long()
         matrix, offset = self.affine(level_H)
         return (torch.einsum("ij,bja->bia", matrix, noisy_BHA.double()) + offset[:, None]).float()
+
+
+class GaussianVelocity(GaussianDenoiser):
+    """E[noise - clean | noisy] for the same data on the path of a flow."""
+
+    def affine(self, level_H: Tensor) -> tuple[Tensor, Tensor]:
+        """Matrix [H H] and offset [H] of the expected velocity."""
+        noise = level_H.double() / self.levels
+        signal = 1 - noise
+        covariance = signal[:, None] * self.covariance * signal + torch.diag(noise**2)
+        matrix = (torch.diag(noise) - self.covariance * signal) @ torch.linalg.inv(covariance)
+        return matrix, -matrix @ (signal * self.mean) - self.mean
 
 
 def stationary_gaussian(horizon):
