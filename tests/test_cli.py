@@ -93,7 +93,7 @@ def test_help_of_a_command_shows_groups_and_configuration(capsys):
     assert run_main("train", "--help") == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: embodied train [group=option]")
-    assert "policy: diffusion, flow_matching, sdp\n" in text
+    assert "policy: diffusion, flow_matching, rnr, sdp\n" in text
     assert "\n  initialization: denoise\n" in text
     assert "hydra" not in text.lower()
 
@@ -135,7 +135,7 @@ def test_info_shows_how_it_was_composed():
     [
         (["tran"], "'tran'", "did you mean 'train'?"),
         (["train", "polcy=sdp"], "'polcy'", "did you mean 'policy'?"),
-        (["train", "policy=spd"], "'policy=spd'", "did you mean 'sdp'? known: diffusion, flow_matching, sdp"),
+        (["train", "policy=spd"], "'policy=spd'", "did you mean 'sdp'? known: diffusion, flow_matching, rnr, sdp"),
         (["train", "task=robosuite/lif"], "'task=robosuite/lif'", "did you mean 'robosuite/lift'?"),
         (["train", "policy.kk=1"], "'policy.kk'", "did you mean 'policy.k'?"),
         (["train", "policy=diffusion", "policy.cals=1"], "'policy.cals'", "did you mean 'policy.calls'?"),
@@ -400,7 +400,8 @@ def test_fish_completes_words_and_leaves_paths_to_the_shell(shell_environment, t
     done = subprocess.run(
         ["fish", "-c", session], env=shell_environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == ["train ", "policy=diffusion", "policy=sdp", "outputs/"]
+    policies = ("diffusion", "flow_matching", "rnr", "sdp")
+    assert done.stdout.splitlines() == ["train ", *(f"policy={name}" for name in policies), "outputs/"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from embodied.benchmarks.inference_latency import LatencyCell, measure_cell
 from embodied.catalog import ENGINES, lookup, nearest
 from embodied.commands.bench_pages import markdown, run_with_page
+from embodied.commands.latency_cells import LatencyCell, measure_cell
 from embodied.configuration import group_options
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
