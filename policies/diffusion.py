@@ -23,7 +23,7 @@ from embodied.policies.ddpm_path import DdpmPath
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.flow_path import FlowPath
 from embodied.policies.moving_reference import re_expressed
-from embodied.policies.programs import DenoiseLoop, Network
+from embodied.policies.programs import DenoiseLoop, Network, ObservationStep
 from embodied.policies.samplers.ancestral import AncestralSampler
 from embodied.policies.samplers.heun import HeunSampler
 from embodied.policies.samplers.real_time_chunking import SCHEDULES, RealTimeChunking, Schedule, prefix_weights
@@ -299,8 +299,9 @@ class DiffusionPolicy(DenoisingPolicy):
         """Clean chunks, normalised and in units. RTC differentiates, which inference mode forbids."""
         if name == "going_on" and self.sampler == "rtc":
             with torch.inference_mode(False), torch.no_grad():
-                plan_BHA = build(self.network)(*(x.clone() for x in inputs))
-            return plan_BHA, self.action_normalizer.denormalize(plan_BHA)
+                if name not in self._programs:
+                    self._programs[name] = ObservationStep(build(self.network), self.action_normalizer, None)
+                return self._programs[name](*(x.clone() for x in inputs))
         return self.observation_step(name, calls, build, *inputs)
 
     def _rest(self, state: DiffusionState, executed: int, anchors: Anchors) -> tuple[Tensor, ...]:
