@@ -22,7 +22,14 @@ from embodied.policies.batch import Batch
 from embodied.policies.encoders.observation_encoder import ObservationEncoder
 from embodied.policies.engines.engine import Program
 from embodied.policies.noise_path import NoisePath
-from embodied.policies.programs import ContextEncoder, ExportedProgram, Network, NetworkCall, ObservationStep
+from embodied.policies.programs import (
+    ContextEncoder,
+    ExportedProgram,
+    Network,
+    NetworkCall,
+    ObservationStep,
+    normalized_state,
+)
 from embodied.policies.seeded_noise import normal_like
 from embodied.types import ActionChunk, Json, Observation, Preview, Statistics, TaskSpec
 
@@ -95,7 +102,7 @@ class DenoisingPolicy(nn.Module, ABC):
         self.action_normalizer = LimitsNormalizer(self.actions.size)
         sizes = {"action_size": self.actions.size, "context_size": self.encoder.context_size, "horizon": horizon}
         self.network = make("network", NETWORKS, network, **sizes)
-        self._programs: dict[str, Program] = {}
+        self._programs: dict[tuple[str, torch.device], Program] = {}
         self.path: NoisePath = lookup("path", PATHS, path)(levels)
 
     def _find_inputs(self) -> TaskSpec:
@@ -171,9 +178,7 @@ class DenoisingPolicy(nn.Module, ABC):
         self, state_BTS: Tensor, images: Mapping[str, Tensor] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """The observation encoder: histories of `inputs`, state and images, to [B C]; see `ObservationEncoder`."""
-        normal_BTS = self.state_normalizer.normalize(state_BTS)
-        if len(self.seen) < self.inputs.state_size:
-            normal_BTS = normal_BTS[..., self.seen]
+        normal_BTS = normalized_state(state_BTS, self.state_normalizer, self.seen)
         return self.encoder(normal_BTS, images or {}, generator)
 
     def encode(self, histories: Sequence[Sequence[Observation]]) -> Tensor:
@@ -224,13 +229,14 @@ class DenoisingPolicy(nn.Module, ABC):
         Raises:
             UserError: the engine cannot run here, or cannot run this program.
         """
-        if name not in self._programs:
+        key = name, self.device
+        if key not in self._programs:
             unrolled = self.engine == "eager" or calls <= MOST_UNROLLED_CALLS
             with torch.inference_mode(False), torch.no_grad():
                 module = build(self.network if unrolled else self._engine_call).to(self.device).eval()
             engine = make("engine", ENGINES, {"name": self.engine if unrolled else "eager"})
-            self._programs[name] = engine.compile(module, inputs)
-        return self._programs[name](*inputs)
+            self._programs[key] = engine.compile(module, inputs)
+        return self._programs[key](*inputs)
 
     def _engine_call(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
         """One network call as a program of its own."""
@@ -307,7 +313,6 @@ class DenoisingPolicy(nn.Module, ABC):
                     found=f"policy.{name}",
                     remedy=nearest(name, self.run_time_settings),
                 )
-        self._programs.clear()
         previous = {name: getattr(self, name) for name in settings}
         for name, value in settings.items():
             setattr(self, name, value)
@@ -322,6 +327,7 @@ class DenoisingPolicy(nn.Module, ABC):
     def prepare(self) -> None:
         """Check the run-time settings and compute what depends on them alone."""
         lookup("engine", ENGINES, self.engine)
+        self._programs.clear()
 
     def chunks(
         self,
@@ -359,3 +365,8 @@ class DenoisingPolicy(nn.Module, ABC):
             )
             for b, history in enumerate(histories)
         ]
+
+
+def anchor_rows(anchors: Anchors, sessions: int | list[int]) -> Anchors:
+    """Those of some sessions of a batch."""
+    return tuple(anchor[sessions] for anchor in anchors) if anchors else ()

@@ -20,7 +20,7 @@ from embodied.catalog import STATE_ENCODER, nearest
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.ddpm_path import DdpmPath
-from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.denoising_policy import DenoisingPolicy, anchor_rows
 from embodied.policies.flow_path import FlowPath
 from embodied.policies.moving_reference import re_expressed
 from embodied.policies.programs import DenoiseLoop, Network, ObservationStep
@@ -274,13 +274,13 @@ class DiffusionPolicy(DenoisingPolicy):
                 inputs += (noise_G[:, 1:],) if self.sampler == "ddpm" else ()
                 plan_BHA, learned_BHA = self._sampled("sampling", self.first_observation_calls, self.sampling, *inputs)
             else:
-                rest = [self._rest(states[b], executed[b], _row(anchors, b)) for b in group]
+                rest = [self._rest(states[b], executed[b], anchor_rows(anchors, b)) for b in group]
                 inputs += tuple(torch.stack(parts) for parts in zip(*rest, strict=True))
                 plan_BHA, learned_BHA = self._sampled("going_on", self.calls_per_observation, self.going_on, *inputs)
             handed_out = self.chunks(
                 learned_BHA,
                 [histories[b] for b in group],
-                _row(anchors, group),
+                anchor_rows(anchors, group),
                 self.first_observation_calls if fresh else self.calls_per_observation,
                 self._clean_preview,
                 is_first=[states[b].observations == 0 for b in group],
@@ -288,7 +288,9 @@ class DiffusionPolicy(DenoisingPolicy):
             chunks.update(zip(group, handed_out, strict=True))
             plans.update(zip(group, plan_BHA.unbind(0), strict=True))
         next_states = [
-            DiffusionState(s.seed, s.observations + 1, *((plans[b], _row(anchors, b)) if self.keeps_plan else ()))
+            DiffusionState(
+                s.seed, s.observations + 1, *((plans[b], anchor_rows(anchors, b)) if self.keeps_plan else ())
+            )
             for b, s in enumerate(states)
         ]
         return [chunks[b] for b in range(len(states))], next_states
@@ -299,9 +301,10 @@ class DiffusionPolicy(DenoisingPolicy):
         """Clean chunks, normalised and in units. RTC differentiates, which inference mode forbids."""
         if name == "going_on" and self.sampler == "rtc":
             with torch.inference_mode(False), torch.no_grad():
-                if name not in self._programs:
-                    self._programs[name] = ObservationStep(build(self.network), self.action_normalizer, None)
-                return self._programs[name](*(x.clone() for x in inputs))
+                key = name, self.device
+                if key not in self._programs:
+                    self._programs[key] = ObservationStep(build(self.network), self.action_normalizer, None)
+                return self._programs[key](*(x.clone() for x in inputs))
         return self.observation_step(name, calls, build, *inputs)
 
     def _rest(self, state: DiffusionState, executed: int, anchors: Anchors) -> tuple[Tensor, ...]:
@@ -323,7 +326,3 @@ class DiffusionPolicy(DenoisingPolicy):
         frozen = self.past + self.inference_delay if self.inference_delay else 0
         weight_H = prefix_weights(self.horizon, frozen, executed, self.prefix_weights)
         return plan_HA, *self.on_device([weight_H, torch.arange(self.horizon) < frozen])
-
-
-def _row(anchors: Anchors, sessions: int | list[int]) -> Anchors:
-    return tuple(anchor[sessions] for anchor in anchors)

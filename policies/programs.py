@@ -47,6 +47,12 @@ class NetworkCall(nn.Module):
         return (self.network(noisy_BHA, level_BH, context_BC),)
 
 
+def normalized_state(state_BTS: Tensor, normalizer: LimitsNormalizer, seen_S: Tensor) -> Tensor:
+    """The elements of the state vectors that an encoder sees, normalised."""
+    normal_BTS = normalizer.normalize(state_BTS)
+    return normal_BTS if len(seen_S) == state_BTS.shape[-1] else normal_BTS[..., seen_S]
+
+
 class ContextEncoder(nn.Module):
     """State vectors as the task has them and images, a camera each in the order of the policy's inputs, to contexts."""
 
@@ -54,13 +60,11 @@ class ContextEncoder(nn.Module):
         super().__init__()
         self.state_normalizer = policy.state_normalizer
         self.encoder = policy.encoder
-        self.seen = None if len(policy.seen) == policy.inputs.state_size else policy.seen
+        self.seen = policy.seen
         self.cameras = [camera.name for camera in policy.inputs.cameras]
 
     def forward(self, state_BTS: Tensor, *images: Tensor) -> tuple[Tensor]:
-        normal_BTS = self.state_normalizer.normalize(state_BTS)
-        if self.seen is not None:
-            normal_BTS = normal_BTS[..., self.seen]
+        normal_BTS = normalized_state(state_BTS, self.state_normalizer, self.seen)
         return (self.encoder(normal_BTS, dict(zip(self.cameras, images, strict=True)), None),)
 
 

@@ -25,7 +25,7 @@ from embodied.action_representation import Anchors
 from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
-from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.denoising_policy import DenoisingPolicy, anchor_rows
 from embodied.policies.ladder import Ladder
 from embodied.policies.moving_reference import re_expressed
 from embodied.policies.programs import DenoiseLoop, Network
@@ -300,7 +300,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             if fresh:
                 calls, build, inputs = self.first_observation_calls, self.fresh_buffer, (noise, context)
             else:
-                rolled = [self._rolled(states[b], executed[b], _row(anchors, b)) for b in group]
+                rolled = [self._rolled(states[b], executed[b], anchor_rows(anchors, b)) for b in group]
                 scales = [_stacked([table[executed[b]] for b in group]) for table in self.raising(self.device)]
                 calls, build = self.k, self.cycle
                 inputs = (_stacked(rolled), context, scales[0], noise[:, 0], scales[1])
@@ -309,7 +309,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             handed_out = self.chunks(
                 learned_BHA,
                 [histories[b] for b in group],
-                _row(anchors, group),
+                anchor_rows(anchors, group),
                 calls,
                 self.preview_levels,
                 is_first=fresh,
@@ -317,7 +317,8 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             chunks.update(zip(group, handed_out, strict=True))
             buffers.update(zip(group, buffer_BHA.unbind(0), strict=True))
         next_states = [
-            StreamingState(s.seed, s.observations + 1, buffers[b], _row(anchors, b)) for b, s in enumerate(states)
+            StreamingState(s.seed, s.observations + 1, buffers[b], anchor_rows(anchors, b))
+            for b, s in enumerate(states)
         ]
         return [chunks[b] for b in range(len(states))], next_states
 
@@ -342,10 +343,6 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
     @property
     def _buffer_shape(self) -> tuple[int, int]:
         return self.horizon, self.actions.size
-
-
-def _row(anchors: Anchors, sessions: int | list[int]) -> Anchors:
-    return tuple(anchor[sessions] for anchor in anchors) if anchors else ()
 
 
 def shifted(buffer_HA: Tensor, executed: int) -> Tensor:

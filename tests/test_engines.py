@@ -148,3 +148,19 @@ def test_parity_that_fails_is_an_error_with_its_figure(off_by, said):
     with pytest.raises(UserError, match=f"within 0.0001; found {said}"):
         checked_parity("x", module, lambda x: (x + off_by,), inputs)
     assert checked_parity("x", module, lambda x: (x + 1e-5,), inputs) == pytest.approx(1e-5)
+
+
+def test_programs_are_made_anew_when_settings_change():
+    policy, calls = toy_policy(ONE_CALL), []
+    policy.network.register_forward_hook(lambda *_: calls.append(1))
+    session, stream = Session(policy), toy_stream(0, 9)
+    for k in (1, 3):
+        policy.k = k
+        policy.prepare()
+        session.reset(0)
+        for t, observation in enumerate(stream):
+            session.observe(observation)
+            if t % 4 == 0:
+                calls.clear()
+                session.act(observation)
+        assert len(calls) == k
