@@ -1,6 +1,7 @@
 """A 1-D transformer over action positions, each with its own noise level.
 
-B batch, H horizon, A action, C context, W width.
+B batch, H horizon, A action, C context, W width; R the B * H positions of a batch, as rows. Everything but attention
+treats rows alike, and engines add the bias within the product of two matrices, not of three-dimensional tensors.
 """
 
 from __future__ import annotations
@@ -21,28 +22,32 @@ class Block(nn.Module):
     of the network's cost.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, horizon: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.head_shape = (-1, horizon, heads, width // heads)
         self.modulation_table = nn.Parameter(torch.zeros(6, width))
+        neutral_6W = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 0.0]).unsqueeze(1).repeat(1, width)  # scales are around 1
+        self.register_buffer("neutral_6W", neutral_6W, persistent=False)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
 
-    def forward(self, x_BHW: Tensor, modulation_BH6W: Tensor) -> Tensor:
-        modulation = (modulation_BH6W + self.modulation_table).unbind(-2)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation
-        width = x_BHW.shape[-1]
-        y = torch.addcmul(shift_1, F.layer_norm(x_BHW, (width,)), 1 + scale_1)
-        query, key, value = (
-            self.query_key_value(y).unflatten(-1, (3, self.heads, width // self.heads)).permute(2, 0, 3, 1, 4)
-        )
-        y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        x_BHW = torch.addcmul(x_BHW, gate_1, self.attention_out(y))
-        y = torch.addcmul(shift_2, F.layer_norm(x_BHW, (width,)), 1 + scale_2)
+    def forward(self, x_RW: Tensor, modulation_R6W: Tensor) -> Tensor:
+        modulation_R6W = modulation_R6W + (self.modulation_table + self.neutral_6W).flatten()
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation_R6W.chunk(6, dim=-1)
+        y = torch.addcmul(shift_1, F.layer_norm(x_RW, x_RW.shape[-1:]), scale_1)
+        x_RW = torch.addcmul(x_RW, gate_1, self.attention_out(self._attention(y)))
+        y = torch.addcmul(shift_2, F.layer_norm(x_RW, x_RW.shape[-1:]), scale_2)
         y = self.contract(F.gelu(self.expand(y), approximate="tanh"))
-        return torch.addcmul(x_BHW, gate_2, y)
+        return torch.addcmul(x_RW, gate_2, y)
+
+    def _attention(self, y_RW: Tensor) -> Tensor:
+        """Among the positions of each chunk."""
+        parts = self.query_key_value(y_RW).chunk(3, dim=-1)
+        query, key, value = (part.reshape(self.head_shape).transpose(1, 2) for part in parts)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return attended.transpose(1, 2).reshape(-1, y_RW.shape[-1])
 
 
 class Transformer1d(nn.Module):
@@ -61,7 +66,7 @@ class Transformer1d(nn.Module):
         self.level = LevelEmbedding(width)
         self.context = nn.Sequential(nn.Linear(context_size, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
         self.modulation = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, horizon) for _ in range(depth))
         self.out_modulation = nn.Linear(width, 2 * width)
         self.action_out = nn.Linear(width, action_size)
         # Every block starts as the identity (DiT's adaLN-zero).
@@ -71,10 +76,13 @@ class Transformer1d(nn.Module):
 
     def forward(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
         """Prediction [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise), [B H], or [1 H] for all."""
-        condition = F.silu(self.level(level_BH) + self.context(context_BC).unsqueeze(-2))
-        modulation_BH6W = self.modulation(condition).unflatten(-1, (6, -1))
-        x = self.action_in(noisy_BHA) + self.position
+        condition_BHW = F.silu(self.level(level_BH) + self.context(context_BC).unsqueeze(-2))
+        condition_RW = condition_BHW.reshape(-1, condition_BHW.shape[-1])
+        modulation_R6W = self.modulation(condition_RW)
+        x_BHW = self.action_in(noisy_BHA) + self.position
+        x_RW = x_BHW.reshape(-1, x_BHW.shape[-1])
         for block in self.blocks:
-            x = block(x, modulation_BH6W)
-        shift, scale = self.out_modulation(condition).chunk(2, dim=-1)
-        return self.action_out(torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale))
+            x_RW = block(x_RW, modulation_R6W)
+        shift, scale = self.out_modulation(condition_RW).chunk(2, dim=-1)
+        y_RW = torch.addcmul(shift, F.layer_norm(x_RW, x_RW.shape[-1:]), 1 + scale)
+        return self.action_out(y_RW).reshape(-1, *noisy_BHA.shape[1:])
