@@ -43,6 +43,7 @@ class DenoisingPolicy(nn.Module, ABC):
     run_time_settings: ClassVar[tuple[str, ...]] = ("engine",)
     engine = "eager"  # what runs the network (`ENGINES`)
     inference_delay: int = 0  # control steps from an observation to the first action computed from it
+    trained_as: str | None = None  # the policy that the weights were trained as, if it was another one
 
     def __init__(
         self,
@@ -137,9 +138,23 @@ class DenoisingPolicy(nn.Module, ABC):
     @property
     def label_suffix(self) -> str:
         """What the label says of settings that all policies have, where they are not the usual ones."""
+        weights = f" of {self.trained_as}" if self.trained_as else ""
         delay = f" d={self.inference_delay}" if self.inference_delay else ""
         engine = f" on {self.engine}" if self.engine != "eager" else ""
-        return f"{delay}{self.actions.suffix}{engine}"
+        return f"{weights}{delay}{self.actions.suffix}{engine}"
+
+    @classmethod
+    def as_whole_chunks(cls, settings: Json) -> Json:
+        """Settings of policy=diffusion (conf/policy) that run weights which were trained with `settings`.
+
+        Raises:
+            UserError: training showed the network no chunks whose positions are all at one level.
+        """
+        raise UserError(
+            expected="weights that were trained on chunks with one noise level for all positions, for policy.sampler",
+            found=f"policy={settings['name']}, whose training shows none",
+            remedy="leave policy.sampler out, or train policy=diffusion or policy=sdp",
+        )
 
     def fit_normalizers(self, state: Statistics, action: Statistics) -> None:
         """Take the scaling of observations and actions from the data's statistics, `action` of learned actions."""

@@ -6,7 +6,8 @@ These two files are all that a robot needs: specs and normalisation travel in th
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,34 @@ def load_policy(folder: Path, device: str | torch.device = "cpu") -> tuple[Denoi
         UserError: missing or damaged files, or weights whose names or shapes are not those of the described policy.
     """
     description = read_description(folder)
+    return _with_weights(folder, description).to(device).eval(), description
+
+
+def load_configured(
+    folder: Path, settings: Mapping[str, Any], device: str | torch.device = "cpu"
+) -> tuple[DenoisingPolicy, PolicyDescription]:
+    """As `load_policy`, with run-time settings.
+
+    A sampler of whole chunks (`policy.sampler`) also runs the weights of a policy that has no such choice, if its
+    training showed them what that sampler asks; the description is then that of policy=diffusion.
+
+    Raises:
+        UserError: as `load_policy`, or settings that the policy does not have or cannot run with.
+    """
+    description = read_description(folder)
+    trained_as = description.policy["name"]
+    kind = lookup("policy", POLICIES, trained_as)
+    if "sampler" in settings and "sampler" not in kind.run_time_settings:
+        description = replace(description, policy=kind.as_whole_chunks(description.policy))
+    policy = _with_weights(folder, description)
+    if description.policy["name"] != trained_as:
+        policy.trained_as = trained_as
+    policy = policy.to(device).eval()
+    policy.configure(**settings)
+    return policy, description
+
+
+def _with_weights(folder: Path, description: PolicyDescription) -> DenoisingPolicy:
     encoder = _without_start_settings(description.encoder)
     policy = build_policy(description.spec, description.policy, description.network, encoder)
     try:
@@ -137,4 +166,4 @@ def load_policy(folder: Path, device: str | torch.device = "cpu") -> tuple[Denoi
             found=" ".join(str(error).split()),
             remedy="name another checkpoint, or train again",
         ) from error
-    return policy.to(device).eval(), description
+    return policy

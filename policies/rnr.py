@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
+from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.programs import DenoiseLoop, Network
 from embodied.policies.sdp import StreamingDiffusionPolicy
-from embodied.types import TaskSpec
+from embodied.types import Json, TaskSpec
 
 
 class NoiseRelayingPolicy(StreamingDiffusionPolicy):
@@ -79,6 +80,11 @@ class NoiseRelayingPolicy(StreamingDiffusionPolicy):
                 remedy="use policy.random_levels=0.6",
             )
         self.random_levels = random_levels
+
+    @classmethod
+    def as_whole_chunks(cls, settings: Json) -> Json:
+        """Levels are independent or on the ladder, hardly ever all the same."""
+        return DenoisingPolicy.as_whole_chunks(settings)
 
     @property
     def label(self) -> str:

@@ -109,6 +109,21 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             self.register_buffer(f"visited_{d}_MH", self.ladder_with(d).visited(), persistent=False)
         self.prepare()
 
+    @classmethod
+    def as_whole_chunks(cls, settings: Json) -> Json:
+        """Part of the training mixture, 1 - `chunkwise` of it, is that of policy=diffusion."""
+        if settings["chunkwise"] == 1.0:
+            return super().as_whole_chunks({**settings, "name": f"{settings['name']} with policy.chunkwise=1"})
+        shared = ("history", "horizon", "action_steps", "past", "levels", "clip")
+        sampler = "euler" if settings.get("path") == "flow" else "ddim"
+        return {
+            "name": "diffusion",
+            **{name: settings[name] for name in shared},
+            **{name: settings[name] for name in ("path", "actions") if name in settings},
+            "sampler": sampler,
+            "calls": settings["initial_calls"],
+        }
+
     def ladder_with(self, prefix: int) -> Ladder:
         """The ladder behind a prefix of so many clean actions."""
         return Ladder(self.horizon, self.action_steps, self.past, self.path.levels, prefix)

@@ -19,7 +19,7 @@ from embodied.evaluation.expert_policy import ExpertPolicy
 from embodied.evaluation.latency import latency_summary, measure_latency
 from embodied.evaluation.remote_policy import RemotePolicy, ServerSettings
 from embodied.policies.denoising_policy import DenoisingPolicy
-from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_policy
+from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_configured
 from embodied.protocols import Policy, Task
 from embodied.training.checkpoint import find_checkpoint
 from embodied.types import Json, Observation, Rollout, TaskSpec
@@ -82,8 +82,7 @@ def _checkpoint(config: DictConfig) -> EvaluatedPolicy:
     checkpoint = resolved_checkpoint(config)
     executor = _plain(config.executor)
     settings = {name: value for name, value in config.policy.items() if value is not None}
-    policy, description = load_policy(checkpoint)
-    policy.configure(**settings)
+    policy, description = load_configured(checkpoint, settings)
     # The weights' hash makes the run's name: the same checkpoint under another path is the same evaluation, and a
     # retrained one is not. So do the settings that hold, whether they were given or are the checkpoint's own.
     weights = hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
@@ -121,8 +120,7 @@ def make_policy(checkpoint: Path, settings: dict[str, Any], task: Task) -> Denoi
     import torch
 
     torch.set_num_threads(1)
-    policy, _ = load_policy(checkpoint)
-    policy.configure(**settings)
+    policy, _ = load_configured(checkpoint, settings)
     return policy
 
 

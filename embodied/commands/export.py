@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from embodied.policies.engines.engine import PARITY, Program, checked_parity
 from embodied.policies.engines.onnx_export import OPSET, export_onnx
 from embodied.policies.engines.onnx_runtime import OnnxProgram, check_installed
 from embodied.policies.engines.torch_export import export_torch
-from embodied.policies.policy_file import DESCRIPTION, load_policy
+from embodied.policies.policy_file import DESCRIPTION, load_configured
 from embodied.policies.programs import ExportedProgram
 from embodied.run_directory import RunDirectory
 from embodied.types import Json
@@ -46,8 +45,8 @@ def run(config: DictConfig) -> Path:
     if config.format == "onnx":
         check_installed("format=onnx")
     checkpoint = resolved_checkpoint(config)
-    policy, description = load_policy(checkpoint)
-    policy.configure(**{name: value for name, value in config.policy.items() if value is not None})
+    settings = {str(name): value for name, value in config.policy.items() if value is not None}
+    policy, description = load_configured(checkpoint, settings)
     stem = f"{description.spec.task}-{description.network['name']}-{policy.label}-{config.format}"
     directory = RunDirectory.open("export", stem, config)
     with directory.lock():
@@ -57,7 +56,7 @@ def run(config: DictConfig) -> Path:
             for program in programs:
                 rows.append(_exported(program, config.format, directory.path))
                 progress.advance(1)
-        shutil.copyfile(checkpoint / DESCRIPTION, directory.path / DESCRIPTION)
+        (directory.path / DESCRIPTION).write_text(json.dumps(description.to_json(), indent=2) + "\n")
         (directory.path / PROGRAMS).write_text(json.dumps(_about(policy, programs, rows), indent=2) + "\n")
         columns = ("program", "inputs", "outputs", "largest difference", "MB")
         table(columns, [_cells(row) for row in rows])

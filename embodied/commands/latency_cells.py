@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from embodied.benchmarks.answering_process import AnsweringProcess
 from embodied.errors import UserError
 from embodied.evaluation.latency import measure_latency
+from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import build_policy
 from embodied.types import ActionSpec, Json, Observation, StateSpec, TaskSpec
 
@@ -85,15 +86,7 @@ def _measure(cell: LatencyCell) -> Json:
 def _timed(cell: LatencyCell) -> Json:
     memory = psutil.Process().memory_info
     before = memory().rss
-    policy = build_policy(
-        _spec(cell), {**_conf("policy", cell.policy), **cell.settings}, _conf("network", cell.network)
-    )
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.parameters():  # the networks begin as the identity, which would hide differences
-            parameter.add_(0.02 * torch.randn(parameter.shape))
-    policy = policy.to(cell.device).eval()
-    policy.configure(engine=cell.engine)
+    policy = built_policy(cell)
     stream = _stream(policy.spec, STREAM_STEPS)
     begun = time.perf_counter()
     state = policy.initial_state(0)
@@ -113,6 +106,20 @@ def _timed(cell: LatencyCell) -> Json:
             "memory_mb": (memory().rss - before) / MB,
         },
     }
+
+
+def built_policy(cell: LatencyCell) -> DenoisingPolicy:
+    """The cell's policy with random weights, on its engine."""
+    policy = build_policy(
+        _spec(cell), {**_conf("policy", cell.policy), **cell.settings}, _conf("network", cell.network)
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters():  # the networks begin as the identity, which would hide differences
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    policy = policy.to(cell.device).eval()
+    policy.configure(engine=cell.engine)
+    return policy
 
 
 def _conf(group: str, name: str) -> dict[str, Any]:
