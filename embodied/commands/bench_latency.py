@@ -22,6 +22,8 @@ COLUMNS = (
     *("network\ncall ms", "share in\nnetwork", "act /\nbare calls", "first call s", "memory MB", "eager /\nthis"),
 )
 
+RATIOS = ("observation_ms", "network_call_ms")  # that are compared with eager PyTorch
+
 
 def run(config: DictConfig) -> Path:
     """Measure and write the page.
@@ -90,13 +92,14 @@ def _line(row: Json, rows: list[Json]) -> list[str]:
     t = row["timings"]
     observation = t["observation_ms"]
     eager = next((r for r in rows if _same(r, row) and r["engine"] == "eager" and not r["refused"]), None)
-    ratio = eager["timings"]["network_call_ms"]["p50"] / t["network_call_ms"]["p50"] if eager else None
+    ratios = [eager["timings"][name]["p50"] / t[name]["p50"] for name in RATIOS] if eager else []
     return [
         *(row["network"], row["label"].partition(" on ")[0], row["engine"], str(row["calls"])),
         " / ".join(f"{observation[name]:.2f}" for name in ("p50", "p95", "p99")),
         *(f"{t['first_observation_ms']:.2f}", f"{t['network_call_ms']['p50']:.2f}"),
         *(f"{t['network_share']:.0%}", f"{t['overhead_ratio']:.2f}", f"{t['first_call_s']:.1f}"),
-        *(f"{t['memory_mb']:.0f}", "-" if ratio is None else f"{ratio:.2f}"),
+        f"{t['memory_mb']:.0f}",
+        *([f"{ratio:.2f}" for ratio in ratios] or ["-"] * len(RATIOS)),
     ]
 
 
@@ -115,8 +118,10 @@ def _page(lines: list[list[str]], rows: list[Json], config: DictConfig) -> str:
 One session at batch 1 with fresh weights, {chosen.observations} observations after a warm-up, garbage collection off,
 the device synchronised; each row in a process of its own, pinned to as many cores as it has threads. "Network call" is
 one bare call on the same engine, timed between the observations; "act / bare calls" is the whole act over the calls
-that it makes; "eager / this" compares bare calls. "First call" is from the first observation until the engine has made
-its programs and given two chunks. What an engine gives is compared with eager PyTorch first, and refused above 1e-4.
+that it makes; "eager / this" compares whole observations and bare calls. A bare call embeds its noise levels, which are
+constants of the program that an observation runs. "First call" is from the first observation until the engine has made
+its programs and given two chunks. Memory is resident, more than before the policy was built; on a GPU the most that was
+allocated there. What an engine gives is compared with eager PyTorch first, and refused above 1e-4.
 
 - machine: {machine["cpu"]}, {machine["cores"]} cores; device {chosen.device}, {chosen.threads} thread
 - torch {torch.__version__}; {chosen.state_size} values of state, {chosen.action_size} of action

@@ -46,7 +46,7 @@ def measure_cell(cell: LatencyCell) -> Json:
     Returns:
         `label` of the policy, `parameters`, and `timings`: see `measure_latency`, beside them `network_share` of the
         whole act, `first_call_s` (what the engine needs until it has given its first chunk) and `memory_mb` (resident,
-        more than before the policy was built).
+        more than before the policy was built; on a GPU the most allocated there).
 
     Raises:
         UserError: the engine cannot run here or cannot run this network.
@@ -84,8 +84,7 @@ def _measure(cell: LatencyCell) -> Json:
 
 
 def _timed(cell: LatencyCell) -> Json:
-    memory = psutil.Process().memory_info
-    before = memory().rss
+    before = psutil.Process().memory_info().rss
     policy = built_policy(cell)
     stream = _stream(policy.spec, STREAM_STEPS)
     begun = time.perf_counter()
@@ -103,9 +102,16 @@ def _timed(cell: LatencyCell) -> Json:
             **timings,
             "network_share": network_ms / timings["observation_ms"]["p50"],
             "first_call_s": first_call_s,
-            "memory_mb": (memory().rss - before) / MB,
+            "memory_mb": _used_bytes(cell, before) / MB,
         },
     }
+
+
+def _used_bytes(cell: LatencyCell, before: int) -> int:
+    """Resident memory above `before`, or the most that a GPU had allocated."""
+    if cell.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(cell.device)
+    return psutil.Process().memory_info().rss - before
 
 
 def built_policy(cell: LatencyCell) -> DenoisingPolicy:
