@@ -22,6 +22,8 @@ def test_rows_say_what_was_measured_and_what_was_refused(capsys, tmp_path):
     assert timings["network_share"] == pytest.approx(share) and timings["memory_mb"] > 0
     assert "found no CUDA device" in refused["refused"] and refused["timings"] == {}
     page = (tmp_path / "results" / "latency.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len({line.count("|") for line in lines}) == 1 and lines[2].endswith("| 1.00 | 1.00 |")
     assert "| transformer_small | sdp k=1 | eager | 1 |" in page and "found no CUDA device" in page
 
 

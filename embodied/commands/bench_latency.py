@@ -19,9 +19,9 @@ from embodied.types import Json
 
 COLUMNS = (
     *("network", "policy", "engine", "calls", "observation ms\np50 / p95 / p99", "first of an\nepisode ms"),
-    *("network\ncall ms", "share in\nnetwork", "act /\nbare calls", "first call s", "memory MB", "eager /\nthis"),
+    *("network\ncall ms", "share in\nnetwork", "act /\nbare calls", "first call s", "memory MB"),
+    *("eager / this\nobservation", "eager / this\ncall"),
 )
-
 RATIOS = ("observation_ms", "network_call_ms")  # that are compared with eager PyTorch
 
 
