@@ -46,6 +46,14 @@ def no_waiting_for_the_disk():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def programs_of_this_run(tmp_path_factory):
+    """Exported programs are kept for the tests of this run alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBODIED_PROGRAM_CACHE", str(tmp_path_factory.mktemp("programs")))
+        yield
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The folder of data that others made; without it the test is skipped."""

@@ -19,6 +19,7 @@ from embodied.benchmarks.answering_process import AnsweringProcess
 from embodied.errors import UserError
 from embodied.evaluation.latency import measure_latency
 from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.engines.program_cache import FOLDER_VARIABLE
 from embodied.policies.policy_file import build_policy
 from embodied.types import ActionSpec, Json, Observation, StateSpec, TaskSpec
 
@@ -77,6 +78,7 @@ def _measure(cell: LatencyCell) -> Json:
     pinned = sorted(os.sched_getaffinity(0))[: cell.threads]
     os.sched_setaffinity(0, pinned)
     torch.set_num_threads(cell.threads)
+    os.environ[FOLDER_VARIABLE] = ""  # a first call that exports nothing would say nothing
     try:
         return _timed(cell)
     except UserError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from embodied.errors import UserError
 from embodied.policies.engines.engine import Program, cannot_run, checked_parity, not_installed
-from embodied.policies.engines.onnx_export import export_onnx
+from embodied.policies.engines.onnx_export import OPSET, export_onnx
+from embodied.policies.engines.program_cache import drop_program, keep_program, program_key, read_program
 
 
 class OnnxRuntimeEngine:
@@ -29,6 +31,9 @@ class OnnxRuntimeEngine:
                 found=f"one on {inputs[0].device}",
                 remedy="use policy.engine=cuda_graph or compile on a GPU",
             )
+        key = program_key(module, inputs, *_versions())
+        if (program := self._kept(key, module, inputs)) is not None:
+            return program
         model = io.BytesIO()
         try:
             export_onnx(module, inputs, model)
@@ -38,7 +43,26 @@ class OnnxRuntimeEngine:
             raise
         except Exception as error:  # the exporter's and the runtime's own are many and derive from nothing narrower
             raise cannot_run(self.name, module, error) from error
+        keep_program(key, model.getvalue())
         return program
+
+    def _kept(self, key: str, module: nn.Module, inputs: Sequence[Tensor]) -> Program | None:
+        """One that was exported before. A file that cannot be run, or gives something else, is dropped."""
+        if (model := read_program(key)) is None:
+            return None
+        try:
+            program = OnnxProgram(model, threads=torch.get_num_threads())
+            checked_parity(self.name, module, program, inputs)
+        except Exception:  # a damaged file: the runtime's own errors are many
+            drop_program(key)
+            return None
+        return program
+
+
+def _versions() -> Iterator[str]:
+    for package in ("torch", "onnx", "onnxscript"):
+        yield f"{package} {importlib.metadata.version(package)}"
+    yield f"opset {OPSET}"
 
 
 def check_installed(wanted: str) -> None:
