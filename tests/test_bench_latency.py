@@ -10,7 +10,8 @@ def bench(capsys, tmp_path, *words):
 
 def test_rows_say_what_was_measured_and_what_was_refused(capsys, tmp_path):
     words = ["latency.networks=[transformer_small]", "latency.policies=[{name: sdp, k: 1, initial_calls: 2}]"]
-    words += ["latency.engines=[eager,cuda_graph]", "latency.observations=8", f"results={tmp_path / 'results'}"]
+    words += ["latency.engines=[eager,cuda_graph]", "latency.observations=8", "latency.sessions=3"]
+    words += [f"results={tmp_path / 'results'}"]
     status, path, printed = bench(capsys, tmp_path, *words)
     assert status == 0, printed
     eager, refused = summary(path)["rows"]
@@ -23,7 +24,9 @@ def test_rows_say_what_was_measured_and_what_was_refused(capsys, tmp_path):
     assert "found no CUDA device" in refused["refused"] and refused["timings"] == {}
     page = (tmp_path / "results" / "latency.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("| ")]
-    assert len({line.count("|") for line in lines}) == 1 and lines[2].endswith("| 1.00 | 1.00 |")
+    assert len({line.count("|") for line in lines}) == 1 and lines[2].endswith(
+        f"| 1.00 | 1.00 | {timings['sessions_ms']['p50']:.2f} |"
+    )
     assert "| transformer_small | sdp k=1 | eager | 1 |" in page and "found no CUDA device" in page
 
 

@@ -20,7 +20,7 @@ from embodied.types import Json
 COLUMNS = (
     *("network", "policy", "engine", "calls", "observation ms\np50 / p95 / p99", "first of an\nepisode ms"),
     *("network\ncall ms", "share in\nnetwork", "act /\nbare calls", "first call s", "memory MB"),
-    *("eager / this\nobservation", "eager / this\ncall"),
+    *("eager / this\nobservation", "eager / this\ncall", "batch of\nsessions ms"),
 )
 RATIOS = ("observation_ms", "network_call_ms")  # that are compared with eager PyTorch
 
@@ -78,7 +78,7 @@ def _cells(config: DictConfig) -> list[LatencyCell]:
             policy["name"],
             {key: value for key, value in policy.items() if key != "name"},
             engine,
-            *(chosen[name] for name in ("state_size", "action_size", "observations", "threads", "device")),
+            *(chosen[name] for name in ("state_size", "action_size", "observations", "threads", "device", "sessions")),
         )
         for network in chosen["networks"]
         for policy in chosen["policies"]
@@ -100,6 +100,7 @@ def _line(row: Json, rows: list[Json]) -> list[str]:
         *(f"{t['network_share']:.0%}", f"{t['overhead_ratio']:.2f}", f"{t['first_call_s']:.1f}"),
         f"{t['memory_mb']:.0f}",
         *([f"{ratio:.2f}" for ratio in ratios] or ["-"] * len(RATIOS)),
+        f"{t['sessions_ms']['p50']:.2f}",
     ]
 
 
@@ -121,7 +122,8 @@ one bare call on the same engine, timed between the observations; "act / bare ca
 that it makes; "eager / this" compares whole observations and bare calls. A bare call embeds its noise levels, which are
 constants of the program that an observation runs. "First call" is from the first observation until the engine has made
 its programs and given two chunks. Memory is resident, more than before the policy was built; on a GPU the most that was
-allocated there. What an engine gives is compared with eager PyTorch first, and refused above 1e-4.
+allocated there. The last column is one observation of each of {chosen.sessions} sessions in one batch, p50. What an
+engine gives is compared with eager PyTorch first, and refused above 1e-4.
 
 - machine: {machine["cpu"]}, {machine["cores"]} cores; device {chosen.device}, {chosen.threads} thread
 - torch {torch.__version__}; {chosen.state_size} values of state, {chosen.action_size} of action

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from embodied.benchmarks.answering_process import AnsweringProcess
 from embodied.errors import UserError
-from embodied.evaluation.latency import measure_latency
+from embodied.evaluation.latency import latency_summary, measure_latency, synchronize
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.engines.program_cache import FOLDER_VARIABLE
 from embodied.policies.policy_file import build_policy
@@ -25,6 +25,7 @@ from embodied.types import ActionSpec, Json, Observation, StateSpec, TaskSpec
 
 MB = 2**20
 STREAM_STEPS = 200
+BATCH_WARM_UP, BATCH_OBSERVATIONS = 3, 20  # of a batch of sessions; the first is another program
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class LatencyCell:
     observations: int  # timed
     threads: int  # of the engine, pinned to as many cores
     device: str
+    sessions: int = 32  # in one batch, timed too
 
 
 def measure_cell(cell: LatencyCell) -> Json:
@@ -47,7 +49,8 @@ def measure_cell(cell: LatencyCell) -> Json:
     Returns:
         `label` of the policy, `parameters`, and `timings`: see `measure_latency`, beside them `network_share` of the
         whole act, `first_call_s` (what the engine needs until it has given its first chunk) and `memory_mb` (resident,
-        more than before the policy was built; on a GPU the most allocated there).
+        more than before the policy was built; on a GPU the most allocated there), and `sessions_ms`, of an observation
+        of each of so many sessions as one batch.
 
     Raises:
         UserError: the engine cannot run here or cannot run this network.
@@ -95,6 +98,7 @@ def _timed(cell: LatencyCell) -> Json:
         _, (state,) = policy.step([stream[: policy.history]], [state], [policy.action_steps])
     first_call_s = time.perf_counter() - begun
     timings = measure_latency(policy, stream, cell.observations, cell.threads)
+    memory = _used_bytes(cell, before)
     network_ms = policy.calls_per_observation * timings["network_call_ms"]["p50"]
     return {
         "label": policy.label,
@@ -104,9 +108,23 @@ def _timed(cell: LatencyCell) -> Json:
             **timings,
             "network_share": network_ms / timings["observation_ms"]["p50"],
             "first_call_s": first_call_s,
-            "memory_mb": _used_bytes(cell, before) / MB,
+            "memory_mb": memory / MB,
+            "sessions_ms": _batch_ms(policy, stream, cell.sessions),
         },
     }
+
+
+def _batch_ms(policy: DenoisingPolicy, stream: list[Observation], sessions: int) -> Json:
+    """Of a later observation of each of `sessions` sessions, all at once."""
+    histories = [[stream[b + t] for t in range(policy.history)] for b in range(sessions)]
+    states = [policy.initial_state(seed) for seed in range(sessions)]
+    samples = []
+    for _ in range(BATCH_WARM_UP + BATCH_OBSERVATIONS):
+        begun = time.perf_counter()
+        _, states = policy.step(histories, states, [policy.action_steps] * sessions)
+        synchronize(policy.device)
+        samples.append(1000 * (time.perf_counter() - begun))
+    return latency_summary(samples[BATCH_WARM_UP:])
 
 
 def _used_bytes(cell: LatencyCell, before: int) -> int:
