@@ -24,6 +24,7 @@ RNR = {
     "random_levels": 0.6,
 }
 FLOW = {**DIFFUSION, "path": "flow", "sampler": "euler"}
+FLOW_MAP = {"name": "flow_map", **SHARED, "path": "flow", "objective": "consistency", "most_calls": 100, "calls": 2}
 STREAMING_FLOW = {**SDP, "path": "flow", "largest_delay": 3}
 
 
