@@ -152,10 +152,6 @@ class DenoisingPolicy(nn.Module, ABC):
         """The batch's recorded actions in the policy's own representation, in its units: [B H A]."""
         return self.actions.encode(batch.action_BHA, self.actions.anchors(batch.state_BTS[:, self._anchor_row]))
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The loss, so that wrappers for data-parallel training see it."""
-        return self.loss(batch, generator)
-
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """What training minimises, a scalar; all of its randomness is the generator's."""

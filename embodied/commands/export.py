@@ -45,7 +45,7 @@ def run(config: DictConfig) -> Path:
         )
     if config.format == "onnx":
         check_installed("format=onnx")
-    checkpoint = resolved_checkpoint(config)
+    checkpoint = resolved_checkpoint(config.run, config.run_root)
     policy, description = load_policy(checkpoint)
     policy.configure(**{name: value for name, value in config.policy.items() if value is not None})
     stem = f"{description.spec.task}-{description.network['name']}-{policy.label}-{config.format}"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.flow_map import FlowMapPolicy
 from embodied.policies.objectives.distance import distance_named
@@ -52,6 +53,14 @@ class Consistency(Objective):
         super().__init__(teacher)
         self.check_calls("intervals", intervals)
         self.check_calls("teacher_calls", teacher_calls)
+        for setting, value, fits, wanted in (
+            ("to_clean", to_clean, 0.0 <= to_clean <= 1.0, "from 0 to 1"),
+            ("score_matching", score_matching, score_matching >= 0.0, "of at least 0"),
+        ):
+            if not fits:
+                raise UserError(
+                    expected=f"objective.{setting} {wanted}", found=str(value), remedy=f"change objective.{setting}"
+                )
         self.teacher_calls = teacher_calls
         self.to_clean = to_clean
         self.distance = distance_named(distance)
