@@ -82,9 +82,17 @@ TEACHERS = {
 }
 POLICIES = {
     "diffusion": "embodied.policies.diffusion:DiffusionPolicy",
+    "flow_map": "embodied.policies.flow_map:FlowMapPolicy",
     "rnr": "embodied.policies.rnr:NoiseRelayingPolicy",
     "sdp": "embodied.policies.sdp:StreamingDiffusionPolicy",
 }
+# What a student of few calls learns from a teacher.
+OBJECTIVES = {
+    "consistency": "embodied.policies.objectives.consistency:Consistency",
+    "ode_pair": "embodied.policies.objectives.ode_pair:OdePair",
+}
+# The policies that a student can be distilled from, and what answers its objective's questions.
+DISTILLED = {"diffusion": "embodied.policies.objectives.diffusion_teacher:DiffusionTeacher"}
 # Between clean actions and noise, and what a network predicts on the way.
 PATHS = {
     "ddpm": "embodied.policies.ddpm_path:DdpmPath",

@@ -38,6 +38,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "collect": Command("embodied.commands.collect", "run a task's expert in simulation into a store"),
     "train": Command("embodied.commands.train", "train one policy from a store, then evaluate it"),
+    "distill": Command(
+        "embodied.commands.distill", "train a student of one or few network calls from a trained teacher", ("teacher",)
+    ),
     "eval": Command("embodied.commands.eval", "evaluate a checkpoint on addressed starts", ("run",)),
     "compare": Command("embodied.commands.compare", "compare evaluations, paired on their starts", ("runs",), True),
     "export": Command(

@@ -44,6 +44,16 @@ class DdpmPath(NoisePath):
         signal, noise = self.scales(level_H)
         return Prediction(1 / signal, -noise / signal, torch.zeros_like(signal), torch.ones_like(signal))
 
+    def velocity(self, clean_BHA: Tensor, noise_BHA: Tensor, level_BH: Tensor) -> Tensor:
+        """v = signal * noise - noise scale * clean (arXiv 2202.00512, sec. 4): the noise at level 0, -clean at N."""
+        signal, noise = self.scales(level_BH)
+        return signal.float() * noise_BHA - noise.float() * clean_BHA
+
+    def velocity_prediction(self, level_H: Tensor) -> Prediction:
+        """A turn by the angle whose cosine is the signal (ibid., appendix D): clean = signal x - noise scale v."""
+        signal, noise = self.scales(level_H)
+        return Prediction(signal, -noise, noise, signal)
+
     def ancestral_step(
         self, noisy_BHA: Tensor, predicted_noise_BHA: Tensor, level: int, fresh_noise_BHA: Tensor, clip: bool
     ) -> Tensor:

@@ -21,6 +21,7 @@ from embodied.normalize import LimitsNormalizer
 from embodied.policies.batch import Batch
 from embodied.policies.encoders.observation_encoder import ObservationEncoder
 from embodied.policies.engines.engine import Program
+from embodied.policies.networks.conditioning import LevelEmbedding
 from embodied.policies.noise_path import NoisePath
 from embodied.policies.programs import (
     ContextEncoder,
@@ -41,6 +42,7 @@ class DenoisingPolicy(nn.Module, ABC):
     """Weights and mathematics; a session's state comes in and goes out of `step`."""
 
     run_time_settings: ClassVar[tuple[str, ...]] = ("engine",)
+    level_embedding: ClassVar[type[LevelEmbedding]] = LevelEmbedding  # of what its network is told of levels
     engine = "eager"  # what runs the network (`ENGINES`)
     inference_delay: int = 0  # control steps from an observation to the first action computed from it
     trained_as: str | None = None  # the policy that the weights were trained as, if it was another one
@@ -101,8 +103,8 @@ class DenoisingPolicy(nn.Module, ABC):
         self.register_buffer("seen", self._find_seen(), persistent=False)
         self.state_normalizer = LimitsNormalizer(self.inputs.state_size)
         self.action_normalizer = LimitsNormalizer(self.actions.size)
-        sizes = {"action_size": self.actions.size, "context_size": self.encoder.context_size, "horizon": horizon}
-        self.network = make("network", NETWORKS, network, **sizes)
+        supplied = {"action_size": self.actions.size, "context_size": self.encoder.context_size, "horizon": horizon}
+        self.network = make("network", NETWORKS, network, **supplied, level_embedding=self.level_embedding)
         self._programs: dict[tuple[str, torch.device], Program] = {}
         self.path: NoisePath = lookup("path", PATHS, path)(levels)
 
@@ -165,29 +167,33 @@ class DenoisingPolicy(nn.Module, ABC):
         """The batch's recorded actions in the policy's own representation, in its units: [B H A]."""
         return self.actions.encode(batch.action_BHA, self.actions.anchors(batch.state_BTS[:, self._anchor_row]))
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The loss, so that wrappers for data-parallel training see it."""
-        return self.loss(batch, generator)
-
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """What training minimises, a scalar; all of its randomness is the generator's."""
 
     def prediction_error(self, batch: Batch, level_BH: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the prediction where the batch is valid and not clean anyway.
-
-        Of the noise on the path of DDPM (arXiv 2006.11239, eq. 14), of the velocity in flow matching (arXiv 2210.02747,
-        eq. 9 with the conditional field of its sec. 4.1).
-        """
+        """Mean squared error of the prediction where the batch is valid and not clean anyway."""
         action_BHA = self.action_normalizer.normalize(self.learned_actions(batch))
         noise_BHA = normal_like(action_BHA, generator)
         noisy_BHA = self.path.add_noise(action_BHA, noise_BHA, level_BH)
         context_BC = self.context(batch.state_BTS, batch.images, generator if self.training else None)
-        predicted_BHA = self.network(noisy_BHA, level_BH.float() / self.path.levels, context_BC)
-        target_BHA = self.path.target(action_BHA, noise_BHA)
+        predicted_BHA = self.predict(noisy_BHA, level_BH, context_BC)
+        target_BHA = self.target(action_BHA, noise_BHA, level_BH)
         error_BH = (predicted_BHA.float() - target_BHA).square().mean(-1)
         valid_BH = (batch.valid_BH & (level_BH > 0)).to(error_BH.dtype)
         return (error_BH * valid_BH).sum() / valid_BH.sum().clamp_min(1.0)
+
+    def predict(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
+        """The network's prediction at levels 1 .. N."""
+        return self.network(noisy_BHA, level_BH.float() / self.path.levels, context_BC)
+
+    def target(self, clean_BHA: Tensor, noise_BHA: Tensor, level_BH: Tensor) -> Tensor:
+        """What it is to predict: the path's.
+
+        The noise on the path of DDPM (arXiv 2006.11239, eq. 14), the velocity in flow matching (arXiv 2210.02747, eq. 9
+        with the conditional field of its sec. 4.1).
+        """
+        return self.path.target(clean_BHA, noise_BHA)
 
     def context(
         self, state_BTS: Tensor, images: Mapping[str, Tensor] | None = None, generator: torch.Generator | None = None
@@ -255,7 +261,7 @@ class DenoisingPolicy(nn.Module, ABC):
 
     def _engine_call(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
         """One network call as a program of its own."""
-        inputs = noisy_BHA, level_BH.expand(len(noisy_BHA), -1), context_BC
+        inputs = noisy_BHA, level_BH.expand(len(noisy_BHA), *level_BH.shape[1:]), context_BC
         return self.run("network_call", 1, lambda _: NetworkCall(self.network), *inputs)[0]
 
     def anchors(self, histories: Sequence[Sequence[Observation]]) -> Anchors:
@@ -295,6 +301,11 @@ class DenoisingPolicy(nn.Module, ABC):
         """For an export: name, module, its inputs before and behind the condition, and constants."""
 
     @property
+    def pure_noise(self) -> Tensor:
+        """What the network is told of the levels in a call on pure noise, [1 H ...]."""
+        return torch.ones(1, self.horizon)
+
+    @property
     def device(self) -> torch.device:
         return self.state_normalizer.scale.device
 
@@ -303,7 +314,7 @@ class DenoisingPolicy(nn.Module, ABC):
         with torch.inference_mode():
             context = self.encode([history])
             noisy = torch.zeros(1, self.horizon, self.actions.size, device=self.device)
-            level = torch.ones(1, self.horizon, device=self.device)
+            level = self.pure_noise.to(self.device)
 
         @torch.inference_mode()
         def encode() -> Tensor:
@@ -343,6 +354,35 @@ class DenoisingPolicy(nn.Module, ABC):
         """Check the run-time settings and compute what depends on them alone."""
         lookup("engine", ENGINES, self.engine)
         self._programs.clear()
+
+    def check_between(self, name: str, lowest: int, highest: int, meaning: str) -> None:
+        """
+        Args:
+            meaning: of `highest`, with the number in it.
+
+        Raises:
+            UserError: the setting `name` is no whole number between the two.
+        """
+        value = getattr(self, name)
+        if not isinstance(value, int) or not lowest <= value <= highest:
+            raise UserError(
+                expected=f"policy.{name} between {lowest} and {meaning}",
+                found=str(value),
+                remedy=f"change policy.{name}",
+            )
+
+    def check_delay(self) -> None:
+        """
+        Raises:
+            UserError: an inference delay that leaves no chunk of the horizon.
+        """
+        longest = self.horizon - self.past - self.action_steps
+        self.check_between("inference_delay", 0, longest, f"{longest}, behind which a chunk of the horizon is left")
+
+    @property
+    def clean_preview(self) -> np.ndarray:
+        """The levels of what follows a chunk, for policies that denoise all of the horizon."""
+        return np.zeros(self.horizon - self.past - self.inference_delay - self.action_steps, np.float32)
 
     def chunks(
         self,

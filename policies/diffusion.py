@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -150,32 +149,16 @@ class DiffusionPolicy(DenoisingPolicy):
 
     def _check_numbers(self) -> None:
         levels = self.path.levels
-        longest_delay = self.horizon - self.past - self.action_steps
-        bounds = [
-            ("calls", 1, levels, f"policy.levels ({levels})"),
-            ("inference_delay", 0, longest_delay, f"{longest_delay}, behind which a chunk of the horizon is left"),
-        ]
+        self.check_between("calls", 1, levels, f"policy.levels ({levels})")
+        self.check_delay()
         if self.sampler == "warm_start":
-            bounds.append(("warm_level", 1, levels, f"policy.levels ({levels})"))
-        for name, lowest, highest, meaning in bounds:
-            value = getattr(self, name)
-            if not isinstance(value, int) or not lowest <= value <= highest:
-                raise UserError(
-                    expected=f"policy.{name} between {lowest} and {meaning}",
-                    found=str(value),
-                    remedy=f"change policy.{name}",
-                )
+            self.check_between("warm_level", 1, levels, f"policy.levels ({levels})")
         if self.sampler == "ddpm" and self.calls != levels:
             raise UserError(
                 expected=f"policy.calls={levels} with sampler ddpm, which visits every level",
                 found=str(self.calls),
                 remedy="use policy.sampler=ddim for fewer calls",
             )
-
-    @property
-    def _clean_preview(self) -> np.ndarray:
-        """The levels of what follows a chunk."""
-        return np.zeros(self.horizon - self.past - self.inference_delay - self.action_steps, np.float32)
 
     @property
     def keeps_plan(self) -> bool:
@@ -207,9 +190,8 @@ class DiffusionPolicy(DenoisingPolicy):
 
     def _levels(self, start: int) -> list[Tensor]:
         """The evenly spaced levels of `calls` from pure noise to clean, of which those below `start`, and `start`."""
-        N = self.path.levels
-        spaced = [N * (self.calls - call) // self.calls for call in range(self.calls + 1)]
-        return [torch.full((self.horizon,), level) for level in [start, *(n for n in spaced if n < start)]]
+        below = [level for level in self.path.evenly_spaced(self.calls) if level < start]
+        return [torch.full((self.horizon,), level) for level in [start, *below]]
 
     def sampling(self, network: Network) -> nn.Module:
         """From pure noise [B H A] and contexts to clean, normalised chunks [B H A], as a module.
@@ -282,7 +264,7 @@ class DiffusionPolicy(DenoisingPolicy):
                 [histories[b] for b in group],
                 anchor_rows(anchors, group),
                 self.first_observation_calls if fresh else self.calls_per_observation,
-                self._clean_preview,
+                self.clean_preview,
                 is_first=[states[b].observations == 0 for b in group],
             )
             chunks.update(zip(group, handed_out, strict=True))

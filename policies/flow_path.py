@@ -28,3 +28,9 @@ class FlowPath(NoisePath):
         signal, noise = self.scales(level_H)
         one = torch.ones_like(signal)
         return Prediction(one, -noise, one, signal)
+
+    def velocity(self, clean_BHA: Tensor, noise_BHA: Tensor, level_BH: Tensor) -> Tensor:
+        return noise_BHA - clean_BHA
+
+    def velocity_prediction(self, level_H: Tensor) -> Prediction:
+        return self.prediction(level_H)

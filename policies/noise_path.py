@@ -77,6 +77,18 @@ class NoisePath(nn.Module, ABC):
     def prediction(self, level_H: Tensor) -> Prediction:
         """What it has said when it has predicted, at levels above 0."""
 
+    @abstractmethod
+    def velocity(self, clean_BHA: Tensor, noise_BHA: Tensor, level_BH: Tensor) -> Tensor:
+        """Of a point along the path: what tells clean actions and noise apart, equally well at every level."""
+
+    @abstractmethod
+    def velocity_prediction(self, level_H: Tensor) -> Prediction:
+        """What a predicted velocity has said, at any level."""
+
+    def evenly_spaced(self, calls: int) -> list[int]:
+        """The levels that so many calls begin at, from pure noise, and 0."""
+        return [self.levels * (calls - call) // calls for call in range(calls + 1)]
+
     def scales(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise, [... 1] for levels [...]."""
         return self.signal[level].unsqueeze(-1), self.noise[level].unsqueeze(-1)
@@ -101,8 +113,18 @@ class NoisePath(nn.Module, ABC):
 
     def move(self, level_H: Tensor, next_level_H: Tensor, clip: bool) -> Move:
         """From one vector of levels to a lower one: DDIM (arXiv 2010.02502, eq. 12 with sigma 0), on any path."""
+        return self._moved(self.prediction(level_H), level_H, next_level_H, clip)
+
+    def jump(self, level_H: Tensor, next_level_H: Tensor, clip: bool) -> Move:
+        """The same of a predicted velocity: the parametrisation of a flow map.
+
+        x_s = signal_s * clean + noise_s * (x_t - signal_t * clean) / noise_t, where clean is what the velocity says.
+        The coefficients are finite at every level, and a jump from a level to itself gives x_t whatever is predicted.
+        """
+        return self._moved(self.velocity_prediction(level_H), level_H, next_level_H, clip)
+
+    def _moved(self, said: Prediction, level_H: Tensor, next_level_H: Tensor, clip: bool) -> Move:
         falls = (level_H > next_level_H).unsqueeze(-1)
-        said = self.prediction(level_H)
         next_signal, next_noise = self.scales(next_level_H)
         return Move(
             clean_from_noisy=said.clean_from_noisy,

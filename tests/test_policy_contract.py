@@ -9,6 +9,7 @@ from toy_policies import (
     CONV,
     DIFFUSION,
     FLOW,
+    FLOW_MAP,
     RNR,
     SDP,
     STREAMING_FLOW,
@@ -33,7 +34,15 @@ from embodied.policies.policy_file import (
 from embodied.session import Session
 from embodied.types import CameraSpec, Statistics
 
-SETTINGS = {"diffusion": DIFFUSION, "sdp": SDP, "rnr": RNR, "flow": FLOW, "streaming flow": STREAMING_FLOW}
+SETTINGS = {
+    "diffusion": DIFFUSION,
+    "sdp": SDP,
+    "rnr": RNR,
+    "flow": FLOW,
+    "flow_map": FLOW_MAP,
+    "flow map of ddpm": {**FLOW_MAP, "path": "ddpm", "calls": 1},
+    "streaming flow": STREAMING_FLOW,
+}
 NETWORK_SETTINGS = {"transformer": TINY, "unet": TINY_UNET}
 SPECS = {
     "recorded deltas": toy_spec(),
@@ -65,6 +74,8 @@ OTHER_CASES = [
     ("rnr", "transformer", "recorded positions", {"representation": "chunk_relative"}),
     ("flow", "transformer", "recorded deltas", {}),
     ("flow", "transformer", "recorded positions", {"representation": "delta"}),
+    ("flow map of ddpm", "transformer", "recorded deltas", {}),
+    ("flow_map", "transformer", "recorded positions", {"representation": "delta"}),
     ("streaming flow", "transformer", "recorded deltas", {}),
     ("streaming flow", "transformer", "recorded positions", {"representation": "chunk_relative"}),
 ]

@@ -8,6 +8,7 @@ from toy_specs import toy_spec
 
 from embodied.catalog import STATE_ENCODER
 from embodied.policies.ddpm_path import squared_cosine_alpha_bar
+from embodied.policies.noise_path import NoisePath
 from embodied.policies.policy_file import build_policy
 from embodied.policies.sdp import raised, shifted
 from embodied.types import Observation
@@ -24,6 +25,7 @@ RNR = {
     "random_levels": 0.6,
 }
 FLOW = {**DIFFUSION, "path": "flow", "sampler": "euler"}
+FLOW_MAP = {"name": "flow_map", **SHARED, "path": "flow", "objective": "consistency", "most_calls": 100, "calls": 2}
 STREAMING_FLOW = {**SDP, "path": "flow", "largest_delay": 3}
 
 
@@ -96,6 +98,50 @@ class GaussianVelocity(GaussianDenoiser):
         covariance = signal[:, None] * self.covariance * signal + torch.diag(noise**2)
         matrix = (torch.diag(noise) - self.covariance * signal) @ torch.linalg.inv(covariance)
         return matrix, -matrix @ (signal * self.mean) - self.mean
+
+
+class GaussianFlowMap(nn.Module):
+    """The velocity that makes each jump of a whole sample the exact flow of the same data, which is affine.
+
+    In the eigenbasis of the data: x_s = mean_s + sqrt(variance_s / variance_t) (x_t - mean_t).
+    """
+
+    def __init__(self, mean_H: Tensor, covariance_HH: Tensor, path: NoisePath) -> None:
+        super().__init__()
+        self.path = path
+        self.variance, self.vectors = torch.linalg.eigh(covariance_HH.double())
+        self.centre = self.vectors.T @ mean_H.double()
+
+    def moments(self, level_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances [B H 1] in the eigenbasis."""
+        signal, noise = self.path.scales(level_B)
+        return (signal * self.centre).unsqueeze(-1), (signal**2 * self.variance + noise**2).unsqueeze(-1)
+
+    def point(self, noisy_BHA: Tensor, level_B: Tensor, to_level_B: Tensor) -> Tensor:
+        """Where the flow leads, float64 [B H A]."""
+        x = torch.einsum("hi,bha->bia", self.vectors, noisy_BHA.double())
+        (mean, variance), (to_mean, to_variance) = self.moments(level_B), self.moments(to_level_B)
+        moved = to_mean + (to_variance / variance).sqrt() * (x - mean)
+        return torch.einsum("hi,bia->bha", self.vectors, moved)
+
+    def forward(self, noisy_BHA: Tensor, way_BH2: Tensor, context_BC: Tensor) -> Tensor:
+        """Of a jump from a level to itself the velocity at that level, the limit of short ones."""
+        level, to_level = (way_BH2[:, 0] * self.path.levels).round().long().expand(len(noisy_BHA), 2).unbind(-1)
+        jump = self.path.jump(level.unsqueeze(-1), to_level.unsqueeze(-1), clip=False)
+        of_noisy = jump.next_from_noisy + jump.next_from_clean * jump.clean_from_noisy
+        of_velocity = jump.next_from_predicted + jump.next_from_clean * jump.clean_from_predicted
+        stays = of_velocity == 0
+        mean = (self.point(noisy_BHA, level, to_level) - of_noisy * noisy_BHA) / torch.where(stays, 1, of_velocity)
+        return torch.where(stays, self.velocity(noisy_BHA, level), mean).float()
+
+    def velocity(self, noisy_BHA: Tensor, level_B: Tensor) -> Tensor:
+        """E[velocity | noisy], float64 [B H A]: linear in the posterior means of clean actions and noise."""
+        signal, noise = (x.unsqueeze(-1) for x in self.path.scales(level_B))
+        mean, variance = self.moments(level_B)
+        deviation = torch.einsum("hi,bha->bia", self.vectors, noisy_BHA.double()) - mean
+        clean = self.centre.unsqueeze(-1) + signal * self.variance.unsqueeze(-1) / variance * deviation
+        expected = self.path.velocity(clean, noise / variance * deviation, level_B.unsqueeze(-1))
+        return torch.einsum("hi,bia->bha", self.vectors, expected)
 
 
 def stationary_gaussian(horizon):

@@ -156,7 +156,7 @@ def _write(result: Json, report: _Report, directory: Path) -> Json:
 
 def _evaluation_directory(given: str, run_root: str) -> Path:
     """The evaluation that the user means: itself, or the one that a training run made at its end."""
-    path = find_run(given, commands=["eval", "train"], run_root=run_root)
+    path = find_run(given, commands=["eval", "train", "distill"], run_root=run_root)
     if not (path / SUMMARY).is_file():
         raise UserError(
             expected=f"a finished run in {path}",

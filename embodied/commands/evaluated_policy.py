@@ -25,6 +25,7 @@ from embodied.training.checkpoint import find_checkpoint
 from embodied.types import Json, Observation, Rollout, TaskSpec
 
 API_KEY_VARIABLE = "EMBODIED_API_KEY"
+TRAINING = ("train", "distill")  # the commands whose runs hold checkpoints
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def evaluated_policy(config: DictConfig) -> EvaluatedPolicy:
 
 
 def _checkpoint(config: DictConfig) -> EvaluatedPolicy:
-    checkpoint = resolved_checkpoint(config)
+    checkpoint = resolved_checkpoint(config.run, config.run_root)
     executor = _plain(config.executor)
     settings = {name: value for name, value in config.policy.items() if value is not None}
     policy, description = load_configured(checkpoint, settings)
@@ -106,13 +107,13 @@ def _label(policy: Policy, executor: Json) -> str:
     return policy.label if executor == CHUNK_EXECUTOR else f"{policy.label} {in_words(executor)}"
 
 
-def resolved_checkpoint(config: DictConfig) -> Path:
-    """The checkpoint that run= names: a path, or the name of a training run under run_root."""
-    named = Path(config.run)
-    under_root = Path(config.run_root) / "train" / named
-    return find_checkpoint(
-        named.parent if named.name == "summary.json" else under_root if under_root.is_dir() else named
-    )
+def resolved_checkpoint(run: str, run_root: str) -> Path:
+    """The checkpoint that a user means: a path, or the name of a run of `train` or `distill` under run_root."""
+    named = Path(run)
+    if named.name == "summary.json":
+        return find_checkpoint(named.parent)
+    under_root = [path for command in TRAINING if (path := Path(run_root) / command / named).is_dir()]
+    return find_checkpoint(under_root[0] if under_root else named)
 
 
 def make_policy(checkpoint: Path, settings: dict[str, Any], task: Task) -> DenoisingPolicy:

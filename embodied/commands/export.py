@@ -44,7 +44,7 @@ def run(config: DictConfig) -> Path:
         )
     if config.format == "onnx":
         check_installed("format=onnx")
-    checkpoint = resolved_checkpoint(config)
+    checkpoint = resolved_checkpoint(config.run, config.run_root)
     settings = {str(name): value for name, value in config.policy.items() if value is not None}
     policy, description = load_configured(checkpoint, settings)
     stem = f"{description.spec.task}-{description.network['name']}-{policy.label}-{config.format}"

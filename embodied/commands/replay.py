@@ -99,7 +99,7 @@ def _find(path: Path, start: int | None, run_root: Path) -> _Source:
     if is_store(path):
         return _episode(path, start)
     if not (path / ROLLOUTS).is_dir():
-        path = _evaluation_of(find_run(path, commands=["eval", "train", "collect"], run_root=run_root))
+        path = _evaluation_of(find_run(path, commands=["eval", "train", "distill", "collect"], run_root=run_root))
     if (path / DEMONSTRATIONS).is_dir() and not (path / ROLLOUTS).is_dir():
         return _episode(path / DEMONSTRATIONS, start)
     return _rollout(sorted((path / ROLLOUTS).glob("*.npz")), start, path)

@@ -21,6 +21,7 @@ from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import PolicyDescription, build_policy, load_policy
 from embodied.training.checkpoint import find_checkpoint, newest_description
 from embodied.training.data import DataSettings, TrainingData
+from embodied.training.learner import Learner
 from embodied.training.loop import Training, TrainingSettings
 from embodied.types import Json, Statistics, TaskSpec, Window
 
@@ -59,11 +60,12 @@ class TrainingJob:
                 one that training began with, settings that do not fit, a damaged checkpoint, or training that diverges.
         """
         data = TrainingData(self.stores, self.spec, self.data, allow_partial=self.allow_partial)
-        policy, statistics = self._make_policy(data)
+        learner, statistics = self._make_learner(data)
+        policy = learner.policy
         train, validation = data.split(policy, self.settings.validation_share, self.seed)
         content_hash = data.content_hash
         self._check_same_store(content_hash)
-        training = Training(policy, self.settings, self.seed, self.folder)
+        training = Training(learner, self.settings, self.seed, self.folder)
         training.restore()
 
         def description(step: int) -> PolicyDescription:
@@ -106,6 +108,11 @@ class TrainingJob:
                 found=f"content {content_hash[:12]}",
                 remedy="bring back the store as it was, or train on this one as a new run, with another name=",
             )
+
+    def _make_learner(self, data: TrainingData) -> tuple[Learner, dict[str, Statistics]]:
+        """What is trained before its first step, and the statistics that its normalisation comes from."""
+        policy, statistics = self._make_policy(data)
+        return Learner(policy), statistics
 
     def _make_policy(self, data: TrainingData) -> tuple[DenoisingPolicy, dict[str, Statistics]]:
         """A policy with fresh or initial weights, fitted to the data, and the data's statistics."""

@@ -34,6 +34,7 @@ from embodied.training.checkpoint import (
     unpack_optimizer,
     write_checkpoint,
 )
+from embodied.training.learner import Learner
 from embodied.training.loggers import JsonLines, check_loggers
 from embodied.types import Json
 
@@ -100,9 +101,9 @@ class TrainingSettings:
 
 
 class Training:
-    """One policy in training: weights, averages, optimiser, schedule, and the step they have reached."""
+    """A learner in training: weights, averages of its policy, optimiser, schedule, and the step they have reached."""
 
-    def __init__(self, policy: DenoisingPolicy, settings: TrainingSettings, seed: int, folder: Path) -> None:
+    def __init__(self, learner: Learner, settings: TrainingSettings, seed: int, folder: Path) -> None:
         self.settings = settings
         self.seed = seed
         self.folder = folder
@@ -116,16 +117,17 @@ class Training:
             project_dir=folder,
         )
         self._trackers = trackers
-        policy.to(self.accelerator.device)
-        self.average = AveragedModel(policy, multi_avg_fn=self._move_average).eval()  # as it will be deployed
+        learner.to(self.accelerator.device)
+        self.average = AveragedModel(learner.policy, multi_avg_fn=self._move_average)  # as it will be deployed
+        self.average.eval().requires_grad_(False)
         optimizer = torch.optim.AdamW(
-            policy.parameters(),
+            learner.parameters(),
             lr=settings.learning_rate,
             betas=tuple(settings.betas),
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self.model, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(learner, optimizer)
         self.step = 0
         self._spent_s = 0.0  # by earlier starts of this run, up to its checkpoint
         self._begun_s = time.perf_counter()
@@ -134,7 +136,7 @@ class Training:
         self._losses: list[torch.Tensor] = []  # of the steps since
 
     @property
-    def policy(self) -> DenoisingPolicy:
+    def learner(self) -> Learner:
         """The raw weights."""
         return self.accelerator.unwrap_model(self.model)
 
@@ -158,12 +160,12 @@ class Training:
             return False
         tensors, state = load_training_state(paths[-1])
 
-        def group(prefix: str) -> dict[str, torch.Tensor]:
-            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
+        average, others = "average.", ("average.", "optimizer.")
         with restoring(paths[-1]):
-            self.policy.load_state_dict(group("policy."), strict=True)
-            self.average.load_state_dict(group("average."), strict=True)
+            weights = {key: value for key, value in tensors.items() if not key.startswith(others)}
+            averages = {key.removeprefix(average): tensors[key] for key in tensors if key.startswith(average)}
+            self.learner.load_state_dict(weights, strict=True)
+            self.average.load_state_dict(averages, strict=True)
             unpack_optimizer(self.optimizer, tensors, state["optimizer"])
             self.step = state["step"]
             self._spent_s = state.get("timings", {"spent_s": 0.0})["spent_s"]  # not known of a run that began earlier
@@ -178,7 +180,7 @@ class Training:
             return
         optimizer_tensors, optimizer_state = pack_optimizer(self.optimizer)
         tensors = {
-            **{f"policy.{name}": tensor.cpu() for name, tensor in self.policy.state_dict().items()},
+            **{name: tensor.cpu() for name, tensor in self.learner.state_dict().items()},
             **{f"average.{name}": tensor.cpu() for name, tensor in self.average.state_dict().items()},
             **optimizer_tensors,
         }
@@ -246,13 +248,13 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * self.settings.learning_rate_at(self.step)
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.step, self.accelerator.process_index))
-        loss = self.model(batch, generator)
+        loss = self.model(batch, generator, self.averaged_policy)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.average.update_parameters(self.policy)
+        self.average.update_parameters(self.learner.policy)
         return loss.detach()
 
     def _shared(self, losses: list[torch.Tensor]) -> torch.Tensor:
@@ -275,4 +277,5 @@ class Training:
         """Loss of the averaged weights on the same held-out windows, levels and noise every time."""
         order = validation.epoch_order(VALIDATION_SEED, 0)[:VALIDATION_WINDOWS]
         batch = Batch.from_window(validation.gather(order), self.accelerator.device)
-        return float(self.averaged_policy.loss(batch, torch.Generator().manual_seed(VALIDATION_SEED)))
+        generator = torch.Generator().manual_seed(VALIDATION_SEED)
+        return float(self.learner.loss(self.averaged_policy, self.averaged_policy, batch, generator))

@@ -1,4 +1,7 @@
-"""Embedding of noise levels."""
+"""Embedding of noise levels.
+
+L width of the embedding.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,28 @@ class LevelEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * half, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
 
     def forward(self, level: Tensor) -> Tensor:
-        """Levels [...] in 0 .. 1 to vectors [... width]."""
+        """Levels [...] in 0 .. 1 to vectors [... L]."""
+        return self.layers(self.sinusoids(level))
+
+    def sinusoids(self, level: Tensor) -> Tensor:
         angle = level.unsqueeze(-1) * self.frequency
-        return self.layers(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class JumpEmbedding(LevelEmbedding):
+    """Of a level and of another one to jump to, which adds an embedding of the way between them.
+
+    That begins as 0, so that a network with the other weights of one that knows no jumps computes what that computes.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        half = len(self.frequency)
+        self.way_layers = nn.Sequential(nn.Linear(2 * half, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        nn.init.zeros_(self.way_layers[-1].weight)
+        nn.init.zeros_(self.way_layers[-1].bias)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Levels from and to [... 2] in 0 .. 1 to vectors [... L]."""
+        begin, end = level.unbind(-1)
+        return super().forward(begin) + self.way_layers(self.sinusoids(begin - end))

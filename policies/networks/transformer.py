@@ -53,7 +53,17 @@ class Block(nn.Module):
 class Transformer1d(nn.Module):
     """Predicts the noise in a chunk of actions, given each position's level and the observation's context."""
 
-    def __init__(self, action_size: int, context_size: int, horizon: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self,
+        action_size: int,
+        context_size: int,
+        horizon: int,
+        width: int,
+        depth: int,
+        heads: int,
+        level_embedding: type[LevelEmbedding] = LevelEmbedding,
+    ) -> None:
+        """`level_embedding`: of what the network is told of each position's level."""
         super().__init__()
         if width % heads:
             raise UserError(
@@ -63,7 +73,7 @@ class Transformer1d(nn.Module):
             )
         self.action_in = nn.Linear(action_size, width)
         self.position = nn.Parameter(torch.randn(horizon, width) * 0.02)
-        self.level = LevelEmbedding(width)
+        self.level = level_embedding(width)
         self.context = nn.Sequential(nn.Linear(context_size, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(width, heads, horizon) for _ in range(depth))
@@ -75,7 +85,10 @@ class Transformer1d(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
-        """Prediction [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise), [B H], or [1 H] for all."""
+        """Prediction [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise), [B H], or [1 H] for all.
+
+        A `JumpEmbedding` takes levels from and to, with a last dimension of 2.
+        """
         condition_BHW = F.silu(self.level(level_BH) + self.context(context_BC).unsqueeze(-2))
         condition_RW = condition_BHW.reshape(-1, condition_BHW.shape[-1])
         modulation_R6W = self.modulation(condition_RW)

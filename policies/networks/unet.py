@@ -60,11 +60,13 @@ class Unet1d(nn.Module):
         widths: Sequence[int],
         kernel: int,
         conditioning: Literal["per_position", "global"],
+        level_embedding: type[LevelEmbedding] = LevelEmbedding,
     ) -> None:
+        """`level_embedding`: of what the network is told of each position's level."""
         super().__init__()
         self._check(horizon, widths, kernel, conditioning)
         self.conditioning = conditioning
-        self.level = LevelEmbedding(LEVEL_WIDTH)
+        self.level = level_embedding(LEVEL_WIDTH)
         if conditioning == "global":
             self.join_levels = nn.Sequential(
                 nn.Linear(LEVEL_WIDTH * horizon, 2 * LEVEL_WIDTH), nn.Mish(), nn.Linear(2 * LEVEL_WIDTH, LEVEL_WIDTH)
@@ -121,7 +123,10 @@ class Unet1d(nn.Module):
         return condition_BEH if self.conditioning == "global" else F.avg_pool1d(condition_BEH, 2)
 
     def forward(self, noisy_BHA: Tensor, level_BH: Tensor, context_BC: Tensor) -> Tensor:
-        """Prediction [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise), [B H], or [1 H] for all."""
+        """Prediction [B H A] for noisy actions at levels in 0 (clean) .. 1 (pure noise), [B H], or [1 H] for all.
+
+        A `JumpEmbedding` takes levels from and to, with a last dimension of 2.
+        """
         condition = self._condition(level_BH, context_BC)
         conditions = [condition]  # one a resolution, finest first
         for _ in self.down_samples:
