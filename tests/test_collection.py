@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from toy_specs import ReachExpert, ReachTask, toy_settings
 
 from embodied import catalog, collection
-from embodied.catalog import TASK_EXPERT
 from embodied.action_noise import bounded_noise
+from embodied.catalog import TASK_EXPERT
 from embodied.collection import collect, collect_episode, on_processes
 from embodied.commands import collect as collect_command
 from embodied.commands import train as train_command
