@@ -54,7 +54,7 @@ def run(config: DictConfig) -> Path | None:
         return None
     with directory.lock():
         kept.make()
-        session = _Session(cells, kept, runs, config.time_budget_min)
+        session = _Session(cells, kept, runs, config)
         if config.stage == "success":
             session.succeed()
         elif config.stage == "latency":
@@ -77,8 +77,10 @@ def run(config: DictConfig) -> Path | None:
 class _Session:
     """One call of the command: what it does until its time is over."""
 
-    def __init__(self, cells: list[PolicyCell], kept: Kept, runs: Runs, time_budget_min: float | None) -> None:
+    def __init__(self, cells: list[PolicyCell], kept: Kept, runs: Runs, config: DictConfig) -> None:
         self._cells, self._kept, self._runs = cells, kept, runs
+        self._latency = config.latency_stage.observations, config.latency_stage.rounds
+        time_budget_min = config.time_budget_min
         self._ends_s = float("inf") if time_budget_min is None else time.monotonic() + 60 * time_budget_min
         self.failed: list[str] = []  # in words
 
@@ -117,7 +119,9 @@ class _Session:
             if rows:
                 self._tried(
                     f"{column.label}, latency",
-                    lambda column=column, rows=rows: self._kept.keep_latency(column, measure_column(rows, self._runs)),
+                    lambda column=column, rows=rows: self._kept.keep_latency(
+                        column, measure_column(rows, self._runs, *self._latency)
+                    ),
                 )
                 write_pages(self._kept, self._runs.matrix)
 
