@@ -55,9 +55,9 @@ COMMANDS = {
     ),
     "bench": Command(
         "embodied.commands.bench",
-        "measure: bench sim, collect, kills, data, latency, agreement, experts, policies",
+        "measure: bench sim, collect, kills, data, latency, agreement, policy, experts, policies",
         ("what",),
-        verbs=("agreement", "collect", "data", "experts", "kills", "latency", "policies", "sim"),
+        verbs=("agreement", "collect", "data", "experts", "kills", "latency", "policies", "policy", "sim"),
     ),
     "doctor": Command("embodied.commands.doctor", "what this machine can do, and how to add what is missing"),
 }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import embodied
+from embodied.action_noise import bounded_noise
 from embodied.catalog import TASK_EXPERT, make_expert, make_task
 from embodied.datasets.episode_inbox import EpisodeInbox
 from embodied.datasets.episode_store import EpisodeStore
@@ -22,7 +23,7 @@ from embodied.hang_watchdog import HangWatchdog
 from embodied.process_pool import pool_of
 from embodied.protocols import Expert, Task
 from embodied.ray_pool import RayPool
-from embodied.types import ActionSpec, Episode, TaskSpec
+from embodied.types import Episode, TaskSpec
 
 # Collection stops when so many attempts in a row failed: the expert does not fit the task as configured.
 MOST_FAILURES_IN_A_ROW = 25
@@ -53,15 +54,6 @@ class CollectionSettings:
             )
 
 
-def bounded_noise(spec: ActionSpec, settings: CollectionSettings, start_id: int, steps: int) -> np.ndarray:
-    """Noise for every step of one episode, float32 [steps A]: Gaussian, cut at the bound, none on binary elements."""
-    generator = np.random.default_rng([settings.seed, start_id])
-    noise = settings.noise * generator.standard_normal((steps, spec.size))
-    half_range = (np.asarray(spec.high) - np.asarray(spec.low)) / 2
-    scale = np.where(spec.binary, 0.0, half_range)
-    return (np.clip(noise, -settings.noise_bound, settings.noise_bound) * scale).astype(np.float32)
-
-
 def collect_episode(
     task: Task,
     expert: Expert,
@@ -75,7 +67,7 @@ def collect_episode(
     `steps_after_success` steps after its first success, or at the horizon, or where the task ends it.
     """
     spec = task.spec
-    noise = bounded_noise(spec.action, settings, start_id, spec.horizon)
+    noise = bounded_noise(spec.action, settings.noise, settings.noise_bound, settings.seed, start_id, spec.horizon)
     observation = task.reset(start_id)
     memory = expert.infer_memory()
     recorder = EpisodeRecorder(spec)

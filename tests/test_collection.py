@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from toy_specs import ReachExpert, ReachTask, toy_settings
 
 from embodied import catalog, collection
+from embodied.action_noise import bounded_noise
 from embodied.catalog import TASK_EXPERT
-from embodied.collection import bounded_noise, collect, collect_episode, on_processes
+from embodied.collection import collect, collect_episode, on_processes
 from embodied.commands import collect as collect_command
 from embodied.commands import train as train_command
 from embodied.datasets.episode_store import EpisodeStore
@@ -40,19 +41,19 @@ def collect_into(path, settings, report=lambda store: None):
 
 
 def test_noise_is_bounded_addressed_and_leaves_binary_elements_alone():
-    spec, settings = ReachTask().spec.action, toy_settings(noise=0.3, noise_bound=0.5)
-    noise = bounded_noise(spec, settings, 7, 5000)
+    spec = ReachTask().spec.action
+    noise = bounded_noise(spec, 0.3, 0.5, 0, 7, 5000)
     assert (noise[:, 2] == 0).all() and np.abs(noise).max() == pytest.approx(0.5)
     assert 0.22 < noise[:, :2].std() < 0.3  # a Gaussian of deviation 0.3, cut at 0.5
-    assert np.array_equal(noise, bounded_noise(spec, settings, 7, 5000))
-    assert not np.array_equal(noise, bounded_noise(spec, settings, 8, 5000))
-    assert not np.array_equal(noise, bounded_noise(spec, toy_settings(noise=0.3, noise_bound=0.5, seed=1), 7, 5000))
+    assert np.array_equal(noise, bounded_noise(spec, 0.3, 0.5, 0, 7, 5000))
+    assert not np.array_equal(noise, bounded_noise(spec, 0.3, 0.5, 0, 8, 5000))
+    assert not np.array_equal(noise, bounded_noise(spec, 0.3, 0.5, 1, 7, 5000))
 
 
 def test_labels_are_the_expert_s_clean_actions_at_the_states_that_noise_reached():
     task, settings = ReachTask(), toy_settings()
     episode = collect_episode(task, ReachExpert(task), 3, settings)
-    noise = bounded_noise(task.spec.action, settings, 3, task.spec.horizon)
+    noise = bounded_noise(task.spec.action, settings.noise, settings.noise_bound, 0, 3, task.spec.horizon)
     for t in range(episode.length):
         task.point, task.goal = episode.physics[t, :2].copy(), episode.physics[t, 2:].copy()
         assert np.array_equal(episode.action[t], ReachExpert(task).act(None)[0])

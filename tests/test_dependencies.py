@@ -34,6 +34,7 @@ ROWS = (
         *("process_pool", "hang_watchdog", "episode_recorder", "console", "summaries", "schemas", "conf"),
         "pusht_board",
         "action_representation",
+        "action_noise",
     ),
     ("action_groups",),
     ("rotations",),

@@ -215,6 +215,21 @@ def test_while_a_policy_thinks_the_world_goes_on_and_the_robot_holds():
     assert delayed.first_success > prompt.first_success
 
 
+def test_noise_on_the_execution_is_addressed_and_moves_the_robot_otherwise_than_it_was_told():
+    def episode(noise, start=3):
+        return run_episode(ReachTask(), ExpertPolicy(), start, 0, action_noise=noise).episode
+
+    clean, noisy, again = episode(0.0), episode(0.4), episode(0.4)
+    assert np.array_equal(clean.action, clean.executed)
+    assert np.array_equal(noisy.executed, again.executed)
+    differences = noisy.executed - noisy.action
+    assert (differences[:, 2] == 0).all()  # the gripper has two ends
+    assert 0 < np.abs(differences).max() <= 0.8  # cut at twice the deviation
+    moved = np.diff(noisy.state["point"], axis=0)
+    assert np.allclose(moved, 0.1 * noisy.executed[:-1, :2], atol=1e-6)
+    assert not np.array_equal(noisy.executed - noisy.action, (one := episode(0.4, 4)).executed - one.action)
+
+
 def test_a_robot_that_takes_targets_holds_the_last_one():
     last = np.array([0.3, -0.2, 1.0], np.float32)
     assert np.array_equal(hold(absolute_spec().action, last), last)

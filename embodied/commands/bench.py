@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from embodied.benchmarks.simulation import BareProcess, SimulationBenchmark, measure
 from embodied.catalog import BARE_ENVIRONMENTS, lookup, make_task, nearest, task_config
-from embodied.commands import bench_agreement, bench_collection, bench_data, bench_latency, bench_matrix
+from embodied.commands import bench_agreement, bench_collection, bench_data, bench_latency, bench_matrix, bench_policy
 from embodied.commands.bench_pages import markdown, results_folder
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
@@ -21,12 +21,12 @@ from embodied.types import Json
 
 MATRICES = ("experts", "policies")
 COLLECTIONS = ("collect", "kills")
-BENCHMARKS = ("sim", *COLLECTIONS, "data", "latency", "agreement", *MATRICES)
+BENCHMARKS = ("sim", *COLLECTIONS, "data", "latency", "agreement", "policy", *MATRICES)
 PAGE, ROWS = "sim.md", "sim.json"
 COLUMNS = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset s")
 
 
-def run(config: DictConfig) -> Path:
+def run(config: DictConfig) -> Path | None:
     """Run the benchmark that `config.what` names (conf/bench.yaml).
 
     Raises:
@@ -37,6 +37,8 @@ def run(config: DictConfig) -> Path:
         raise UserError(
             expected="the name of a benchmark", found=f"'{config.what}'", remedy=nearest(str(config.what), BENCHMARKS)
         )
+    if config.what == bench_policy.WHAT:
+        return bench_policy.run(config)
     if config.what in MATRICES:
         return bench_matrix.run(config)
     if config.what in COLLECTIONS:

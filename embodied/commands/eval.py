@@ -76,7 +76,7 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: a number below what makes sense, or a word that means nothing.
     """
-    leasts = {"episodes": 1, "latency_observations": 1, "first_start": 0, "delay_steps": 0}
+    leasts = {"episodes": 1, "latency_observations": 1, "first_start": 0, "delay_steps": 0, "action_noise": 0}
     if isinstance(config.recordings, int) and not isinstance(config.recordings, bool):
         leasts["recordings"] = 0
     elif config.recordings not in ("all", "failures"):
@@ -162,6 +162,7 @@ def _evaluate(directory: RunDirectory, policy: EvaluatedPolicy, variants: Sequen
         variants=[variant.id for variant in variants],
         axes=[variant.axis for variant in variants],
         delay_steps=config.delay_steps,
+        action_noise=config.action_noise,
         executor=policy.facts["executor"],
     )
     begun_s = time.perf_counter()
@@ -174,7 +175,8 @@ def _evaluate(directory: RunDirectory, policy: EvaluatedPolicy, variants: Sequen
 
         rows, rollout = evaluate(plan, directory.path, _pool(config), report)
     timings = {"wall_s": time.perf_counter() - begun_s, "latency": policy.latency(rollout)}
-    result = {**overall(rows), **policy.facts, **_variant_figures(rows, variants), "delay_steps": config.delay_steps}
+    result = {**overall(rows), **policy.facts, **_variant_figures(rows, variants)}
+    result |= {"delay_steps": config.delay_steps, "action_noise": config.action_noise}
     result["timings"] = timings
     summary = directory.write_summary({**result, "report": write_report(directory.path, result)})
     _say(policy, result, timings["latency"]["observation_ms"])

@@ -11,6 +11,7 @@ from embodied.protocols import Variant
 from embodied.types import Json
 
 MODES = ("ever", "last")
+SMOOTHNESS = ("jerk", "seam_jump", "step_change")
 
 
 def success(rows: Sequence[Json]) -> Json:
@@ -38,10 +39,18 @@ def overall(rows: Sequence[Json]) -> Json:
         "mean_return": float(np.mean([row["return"] for row in ran])),
         # The score of tasks whose reward is graded, such as Push-T: of each episode its best step.
         "mean_max_reward": {"mean": float(np.mean(rewards)), "n": len(rewards), "low": low, "high": high},
+        "motion": motion(rows),
         "mean_steps_to_success": float(np.mean(steps)) if steps else None,
         "errors": errors,
         "error_bounds": {mode: error_bounds(rates[mode]["k"], len(ran), errors) for mode in MODES},
     }
+
+
+def motion(rows: Sequence[Json]) -> Json:
+    """Means of `smoothness` over the episodes, null where none has the figure."""
+    found = [row["motion"] for row in _ran(rows) if row.get("motion")]  # a row of an earlier version has none
+    values = {name: [one[name] for one in found if one[name] is not None] for name in SMOOTHNESS}
+    return {name: float(np.mean(of_name)) if of_name else None for name, of_name in values.items()}
 
 
 def funnel(rows: Sequence[Json]) -> list[Json]:

@@ -18,7 +18,16 @@ from embodied.evaluation.statistics import error_bounds
 from embodied.types import Json
 
 # What evaluations of one method have in common, besides what the checkpoint says.
-METHOD = ("policy", "network", "setting", "run_time_settings", "action_steps", "delay_steps", "executor")
+METHOD = (
+    "policy",
+    "network",
+    "setting",
+    "run_time_settings",
+    "action_steps",
+    "delay_steps",
+    "action_noise",
+    "executor",
+)
 
 
 def method_facts(evaluation: Json, keys: Sequence[str]) -> list[object]:
@@ -152,6 +161,7 @@ def _labels(methods: Sequence[tuple[Json, ...]]) -> list[str]:
     additions: tuple[Callable[[Sequence[Json]], list[str]], ...] = (
         lambda group: [in_words(executor_of(evaluation)) for evaluation in group],
         lambda group: [f"delay {evaluation.get('delay_steps', 0)}" for evaluation in group],
+        lambda group: [f"action noise {evaluation.get('action_noise', 0):g}" for evaluation in group],
         lambda group: [evaluation["network"] or evaluation["policy"] for evaluation in group],
         lambda group: _telling_part([evaluation["checkpoint"]["run"] for evaluation in group]),
         lambda group: [f"step {evaluation['checkpoint']['step']}" for evaluation in group],

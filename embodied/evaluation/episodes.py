@@ -9,12 +9,15 @@ from itertools import pairwise
 
 import numpy as np
 
+from embodied.action_noise import bounded_noise
 from embodied.catalog import CHUNK_EXECUTOR, make_executor
 from embodied.episode_recorder import EpisodeRecorder
 from embodied.errors import MisfitError, UserError
 from embodied.protocols import Executor, Policy, Task
 from embodied.session import Session
 from embodied.types import ActionChunk, ActionSpec, Episode, Json, Observation, Rollout
+
+ACTION_NOISE_SEED = 1  # demonstrations have 0, so that no start meets the noise of its demonstration
 
 
 def check_policy_fits(policy: Policy, task: Task) -> None:
@@ -54,6 +57,7 @@ def run_episode(
     *,
     variant: str = "base",
     delay_steps: int = 0,
+    action_noise: float = 0.0,
     executor: Executor | None = None,
 ) -> Rollout:
     """Drive one episode to its horizon; a success does not end it.
@@ -67,6 +71,8 @@ def run_episode(
         policy_seed: of the policy's own noise.
         variant: of the task, as the episode records it.
         delay_steps: from an observation to the moment at which the actions computed from it are there.
+        action_noise: standard deviation of noise on what is executed, as a share of half the action range, cut at twice
+            that; a function of the start, so that every policy meets the same. The policy is not told.
         executor: of the chunks; None: `ChunkExecutor`.
 
     Raises:
@@ -80,11 +86,15 @@ def run_episode(
     robot.reset(policy_seed)
     observation = task.reset(start_id)
     stages: Json = {}
+    noise_TA = bounded_noise(spec.action, action_noise, 2 * action_noise, ACTION_NOISE_SEED, start_id, spec.horizon)
     for t in range(spec.horizon):
         action = robot.act(t, observation)
         physics = task.physics_state()
-        step = task.step(action)
-        recorder.add(observation, physics, action, action, step.reward, step.info["success"])
+        executed = action
+        if action_noise:
+            executed = np.clip(action + noise_TA[t], spec.action.low, spec.action.high).astype(np.float32)
+        step = task.step(executed)
+        recorder.add(observation, physics, action, executed, step.reward, step.info["success"])
         observation, stages = step.observation, step.info.get("stages", {})
         if step.terminated:
             break

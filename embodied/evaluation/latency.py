@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from embodied.session import Session
 from embodied.types import Json, Observation
 
 WARM_UP = 30  # observations
+RE_WARM_UP = 5  # observations, of a policy that others ran since
 FIRST_OBSERVATIONS = 10  # resets, for the latency of an episode's first chunk
 
 
@@ -71,48 +73,108 @@ def measure_latency(
     Raises:
         UserError: a stream that is over before a second chunk is asked for.
     """
-    if len(stream) <= policy.action_steps:
-        raise UserError(
-            expected=f"a horizon above the {policy.action_steps} actions of a chunk, to time an observation after the "
-            "first",
-            found=f"an episode of {len(stream)} steps",
-            remedy="raise task.horizon or lower policy.action_steps",
-        )
-    device = policy.device
-    session = Session(policy)
+    timer = SessionTimer(policy, stream, steps_between_chunks)
     with _quiet(threads):
-        first_ms = []
+        timer.time_first_observations()
+        timer.time(observations, warm_up=WARM_UP)
+    return {**timer.summary(), "threads": threads}
+
+
+def measure_in_turn(
+    policies: Mapping[Any, TimedPolicy],
+    stream: list[Observation],
+    observations: int,
+    rounds: int,
+    threads: int = 1,
+    steps_between_chunks: Mapping[Any, int] | None = None,
+) -> dict[Any, Json]:
+    """`measure_latency` of several policies of one task, round by round, so that what slows the machine slows all.
+
+    Args:
+        policies: by any key.
+        observations: of each policy in each round, after a warm-up.
+        steps_between_chunks: of each policy, actions that a chunk pays for; None: those that each hands out.
+
+    Returns:
+        by the same keys, summaries of all rounds together.
+
+    Raises:
+        UserError: a stream that is over before a second chunk is asked for.
+    """
+    steps = steps_between_chunks or {}
+    timers = {key: SessionTimer(policy, stream, steps.get(key)) for key, policy in policies.items()}
+    with _quiet(threads):
+        for number in range(rounds):
+            for timer in timers.values():
+                timer.time_first_observations()
+                timer.time(observations, warm_up=WARM_UP if number == 0 else RE_WARM_UP)
+    return {key: {**timer.summary(), "threads": threads} for key, timer in timers.items()}
+
+
+class SessionTimer:
+    """Times the observations of one policy's sessions, in as many sittings as wanted."""
+
+    def __init__(self, policy: TimedPolicy, stream: list[Observation], steps_between_chunks: int | None = None) -> None:
+        """
+        Raises:
+            UserError: a stream that is over before a second chunk is asked for.
+        """
+        if len(stream) <= policy.action_steps:
+            raise UserError(
+                expected=f"a horizon above the {policy.action_steps} actions of a chunk, to time an observation after "
+                "the first",
+                found=f"an episode of {len(stream)} steps",
+                remedy="raise task.horizon or lower policy.action_steps",
+            )
+        self._policy, self._stream = policy, stream
+        self._steps_between_chunks = steps_between_chunks or policy.action_steps
+        self._session = Session(policy)
+        self._episodes = 0
+        self._first_ms: list[float] = []
+        self._samples: list[tuple[float, float, float]] = []
+
+    def time_first_observations(self) -> None:
+        """Of episodes that begin one after another; the first of them warms up."""
         for seed in range(FIRST_OBSERVATIONS):
-            session.reset(seed)
-            first_ms.append(_elapsed_ms(lambda: session.act(stream[0]), device))
+            self._session.reset(seed)
+            took_ms = _elapsed_ms(lambda: self._session.act(self._stream[0]), self._policy.device)
+            if seed:
+                self._first_ms.append(took_ms)
+
+    def time(self, observations: int, warm_up: int) -> None:
+        """So many observations that are no episode's first, and as many before them as `warm_up` says."""
         samples: list[tuple[float, float, float]] = []
-        episode = 0
-        while len(samples) < WARM_UP + observations:
-            session.reset(episode)
-            episode += 1
-            for t, observation in enumerate(stream):
-                session.observe(observation)
-                if t % policy.action_steps:
-                    continue
-                act_ms = _elapsed_ms(lambda o=observation: session.act(o), device)
+        while len(samples) < warm_up + observations:
+            self._session.reset(self._episodes)
+            self._episodes += 1
+            for t, observation in enumerate(self._stream):
+                self._session.observe(observation)
                 if t == 0:
-                    continue
-                parts = policy.timed_parts([observation] * policy.history)
-                encode_ms = _elapsed_ms(parts["encode"], device)
-                network_ms = _elapsed_ms(parts["network_call"], device)
-                samples.append((act_ms, encode_ms, network_ms))
-    act_ms, encode_ms, network_ms = np.array(samples[WARM_UP : WARM_UP + observations]).T
-    calls = policy.calls_per_observation
-    return {
-        "observation_ms": latency_summary(act_ms),
-        "encode_ms": latency_summary(encode_ms),
-        "denoise_ms": latency_summary(np.maximum(act_ms - encode_ms, 0.0)),
-        "action_ms": latency_summary(act_ms / (steps_between_chunks or policy.action_steps)),
-        "network_call_ms": latency_summary(network_ms),
-        "first_observation_ms": float(np.median(first_ms[1:])),
-        "overhead_ratio": float(np.median(act_ms) / (calls * np.median(network_ms))),
-        "threads": threads,
-    }
+                    self._session.act(observation)
+                elif t % self._policy.action_steps == 0:
+                    samples.append(self._timed(observation))
+        self._samples += samples[warm_up : warm_up + observations]
+
+    def _timed(self, observation: Observation) -> tuple[float, float, float]:
+        """The whole act, and in the same moment its parts alone."""
+        device = self._policy.device
+        act_ms = _elapsed_ms(lambda: self._session.act(observation), device)
+        parts = self._policy.timed_parts([observation] * self._policy.history)
+        return act_ms, _elapsed_ms(parts["encode"], device), _elapsed_ms(parts["network_call"], device)
+
+    def summary(self) -> Json:
+        """As `measure_latency` returns it, without the threads."""
+        act_ms, encode_ms, network_ms = np.array(self._samples).T
+        calls = self._policy.calls_per_observation
+        return {
+            "observation_ms": latency_summary(act_ms),
+            "encode_ms": latency_summary(encode_ms),
+            "denoise_ms": latency_summary(np.maximum(act_ms - encode_ms, 0.0)),
+            "action_ms": latency_summary(act_ms / self._steps_between_chunks),
+            "network_call_ms": latency_summary(network_ms),
+            "first_observation_ms": float(np.median(self._first_ms)),
+            "overhead_ratio": float(np.median(act_ms) / (calls * np.median(network_ms))),
+        }
 
 
 def latency_summary(samples_ms: Sequence[float] | np.ndarray) -> dict[str, float | int]:

@@ -84,7 +84,7 @@ def _facts(summary: Json) -> str:
         ("task", f"{summary['task']}, horizon {summary['horizon']} steps"),
         ("policy", " ".join(str(summary[key]) for key in ("policy", "network", "encoder") if summary.get(key))),
         ("setting", _settings(summary)),
-        ("executor", in_words(executor_of(summary)) + _delay(summary)),
+        ("executor", in_words(executor_of(summary)) + _disturbed(summary)),
         ("checkpoint", _checkpoint(checkpoint)),
         ("starts", f"{len(set(starts))} from {min(starts)} to {max(starts)}" if starts else "none"),
         ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}, {machine['system']}"),
@@ -98,8 +98,9 @@ def _settings(summary: Json) -> str:
     return f"{summary['setting']} ({settings})" if settings else summary["setting"]
 
 
-def _delay(summary: Json) -> str:
-    return f", delay of {summary['delay_steps']} control steps" if summary.get("delay_steps") else ""
+def _disturbed(summary: Json) -> str:
+    delay = f", delay of {summary['delay_steps']} control steps" if summary.get("delay_steps") else ""
+    return delay + (f", action noise {summary['action_noise']:g}" if summary.get("action_noise") else "")
 
 
 def _checkpoint(checkpoint: Json) -> str:

@@ -12,6 +12,7 @@ from embodied.catalog import CHUNK_EXECUTOR, make_executor
 from embodied.errors import MisfitError, UserError
 from embodied.evaluation.episodes import check_delay_fits, check_policy_fits, run_episode
 from embodied.evaluation.result_file import BASE, RESULTS, EpisodeAddress, ResultFile
+from embodied.evaluation.smoothness import smoothness
 from embodied.protocols import Policy, Task
 from embodied.types import Json, Rollout
 
@@ -44,6 +45,7 @@ class EvaluationPlan:
     variants: Sequence[str] = (BASE,)
     axes: Sequence[str] = (BASE,)  # of each variant
     delay_steps: int = 0  # that a policy takes to think
+    action_noise: float = 0.0  # on what is executed, as a share of half the action range
     executor: Mapping[str, Any] = field(default_factory=lambda: dict(CHUNK_EXECUTOR))  # of conf/executor
 
     @property
@@ -100,6 +102,7 @@ class EpisodeWorker:
                 policy_seed,
                 variant=address.variant,
                 delay_steps=plan.delay_steps,
+                action_noise=plan.action_noise,
                 executor=self._executor,
             )
         except MisfitError:
@@ -109,7 +112,8 @@ class EpisodeWorker:
         except Exception as error:
             self._variant = None  # a simulator that broke is not used again
             return _Ran({**facts, **_error_figures(f"{type(error).__name__}: {error}")})
-        row = {**facts, **_figures(rollout)}
+        motion = smoothness(rollout, self._task.spec.action, self._policy.inference_delay, plan.delay_steps)
+        row = {**facts, **_figures(rollout), "motion": motion}
         wanted = work.draw == "always" or (work.draw == "failure" and not row["success_ever"])
         return _Ran(row, plan.draw(self._task, rollout) if wanted else None, rollout if work.hand_over else None)
 
@@ -157,6 +161,7 @@ def _error_figures(error: str) -> Json:
         "length": 0,
         "error": error,
         "recording": None,
+        "motion": None,
     }
 
 

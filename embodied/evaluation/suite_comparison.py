@@ -23,7 +23,7 @@ from embodied.evaluation.suite_score import Stratum, suite_difference_interval, 
 from embodied.types import Json
 
 # What evaluations of one method on different tasks have in common.
-METHOD = ("policy", "network", "setting", "run_time_settings", "delay_steps", "executor")
+METHOD = ("policy", "network", "setting", "run_time_settings", "delay_steps", "action_noise", "executor")
 
 
 def compare_suite(

@@ -1,0 +1,246 @@
+"""What `embodied bench policy` is to do: columns (tasks) by conditions by rows (methods), as conf/matrix declares them.
+
+A training serves several rows. A cell is one row of one column under one condition; its words are those of the
+commands that it stands for, and by a hash of them its results are known again.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from embodied.catalog import nearest
+from embodied.errors import UserError
+
+MATRICES = ("frontier",)
+_PLACE = re.compile(r"{(\w+)}")  # of a path that the user must give, in overrides
+OF_TRAINED_POLICIES = ("train", "distill")  # commands whose runs `embodied eval` takes by run=
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a column; what it trains serves several rows."""
+
+    name: str
+    command: str  # train, distill, or lerobot: LeRobot's own script
+    overrides: tuple[str, ...]
+    teacher: str | None = None  # the training of the same column that it distills
+
+
+@dataclass(frozen=True)
+class Column:
+    """A task with its demonstrations, and how long everything is trained on them."""
+
+    task: str
+    label: str
+    data: tuple[str, ...]  # overrides that say where the demonstrations come from
+    training: tuple[str, ...]
+    evaluation: tuple[str, ...]
+
+    @property
+    def places(self) -> set[str]:
+        """Names of the paths that the user must give."""
+        return {name for word in self.data for name in _PLACE.findall(word)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method: a training and run-time settings."""
+
+    label: str
+    training: str
+    overrides: tuple[str, ...]
+    evaluation: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is done to a robot while it is evaluated; nothing, where a matrix names none."""
+
+    label: str = ""
+    evaluation: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)  # of places in the rows' overrides
+    rows: tuple[str, ...] = ("*",)  # patterns of the rows that it is for
+
+
+@dataclass(frozen=True)
+class PolicyCell:
+    """One row of a column under one condition."""
+
+    column: Column
+    row: Row
+    condition: Condition
+    training: Training
+    evaluation: tuple[str, ...]  # overrides of `embodied eval`, the row's run-time settings among them
+
+    @property
+    def name(self) -> str:
+        return ", ".join(filter(None, (self.column.label, self.condition.label, self.row.label)))
+
+    @property
+    def file(self) -> str:
+        return slug(self.name) + ".json"
+
+
+@dataclass(frozen=True)
+class PolicyMatrix:
+    """conf/matrix/<name>.yaml."""
+
+    name: str
+    title: str
+    reference: str | None  # label of the row that the others are paired with
+    baseline: tuple[str, ...]  # labels of the samplers to beat
+    headline: tuple[str, ...]  # labels of the rows that the targets are about
+    trainings: Mapping[str, Training]
+    columns: tuple[Column, ...]
+    conditions: tuple[Condition, ...]
+    rows: tuple[Row, ...]
+    cells: tuple[PolicyCell, ...]  # in the order of work
+
+    def training_words(self, column: Column, training: Training) -> list[str]:
+        """Overrides of a training's command, without its teacher's run; `places` of the column are left open."""
+        if training.command == "distill":
+            return [*training.overrides, *column.training]
+        return [f"task={column.task}", *column.data, *column.training, *training.overrides]
+
+    def training_declared(self, column: Column, training: Training) -> str:
+        """Hash of all words of a training and of the teacher's."""
+        words = self.training_words(column, training)
+        if training.teacher is not None:
+            words.append(self.training_declared(column, self.trainings[training.teacher]))
+        return _hash([training.command, *words])
+
+    def declared(self, cell: PolicyCell) -> str:
+        """Hash of all words that a cell stands for."""
+        return _hash([self.training_declared(cell.column, cell.training), *cell.evaluation])
+
+    def training_file(self, column: Column, training: Training) -> str:
+        return slug(f"{column.label}, training {training.name}") + ".json"
+
+    def latency_file(self, column: Column) -> str:
+        return slug(f"{column.label}, latency") + ".json"
+
+
+def read_policy_matrix(name: str) -> PolicyMatrix:
+    """
+    Raises:
+        UserError: no such matrix.
+    """
+    if name not in MATRICES:
+        raise UserError(
+            expected="the name of a matrix of bench policy", found=f"'{name}'", remedy=nearest(str(name), MATRICES)
+        )
+    file = resources.files("embodied.conf") / "matrix" / f"{name}.yaml"
+    return parsed_matrix(name, OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8"))))
+
+
+def parsed_matrix(name: str, data: Any) -> PolicyMatrix:
+    """A matrix of what its file says."""
+    trainings = {
+        key: Training(key, entry["command"], tuple(entry["overrides"]), entry.get("teacher"))
+        for key, entry in data["trainings"].items()
+    }
+    columns = [[_column(entry) for entry in group] for group in data["columns"]]
+    rows = [[_row(entry) for entry in group] for group in data["rows"]]
+    conditions = [_condition(entry) for entry in data.get("conditions", [{}])]
+    shared = tuple(data["evaluation"])
+    return PolicyMatrix(
+        name=name,
+        title=data["title"],
+        reference=data.get("reference"),
+        baseline=tuple(data.get("baseline", ())),
+        headline=tuple(data.get("headline", ())),
+        trainings=trainings,
+        columns=tuple(column for group in columns for column in group),
+        conditions=tuple(conditions),
+        rows=tuple(row for group in rows for row in group),
+        cells=tuple(
+            _cell(column, row, condition, trainings[row.training], shared)
+            for column_group in columns
+            for row_group in rows
+            for column in column_group
+            for row in row_group
+            for condition in conditions
+            if any(fnmatch.fnmatch(row.label, pattern) for pattern in condition.rows)
+        ),
+    )
+
+
+def chosen(cells: Sequence[PolicyCell], only: Any) -> list[PolicyCell]:
+    """Those whose column or whole name fits one of the patterns in `only`; all without any.
+
+    Raises:
+        UserError: a pattern that fits none.
+    """
+    if only is None:
+        return list(cells)
+    patterns = [only] if isinstance(only, str) else [str(pattern) for pattern in only]
+    for pattern in patterns:
+        if not any(_fits(cell, pattern) for cell in cells):
+            columns = {cell.column.label for cell in cells}
+            raise UserError(
+                expected="columns of the matrix in only=, or cells as 'column, row'",
+                found=f"'{pattern}'",
+                remedy=nearest(pattern, columns),
+            )
+    return [cell for cell in cells if any(_fits(cell, pattern) for pattern in patterns)]
+
+
+def slug(text: str) -> str:
+    """For the name of a file."""
+    return re.sub(r"[^\w.=-]+", "-", text).strip("-")
+
+
+def with_paths(words: Sequence[str], paths: Mapping[str, str]) -> list[str]:
+    """The words with the user's paths in them."""
+    return [_PLACE.sub(lambda place: paths[place[1]], word) for word in words]
+
+
+def _fits(cell: PolicyCell, pattern: str) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for name in (cell.column.label, cell.name))
+
+
+def _column(entry: Any) -> Column:
+    return Column(
+        task=entry["task"],
+        label=entry.get("label", entry["task"]),
+        data=tuple(entry["data"]),
+        training=tuple(entry["training"]),
+        evaluation=tuple(entry.get("evaluation", ())),
+    )
+
+
+def _row(entry: Any) -> Row:
+    return Row(entry["label"], entry["training"], tuple(entry["overrides"]), tuple(entry.get("evaluation", ())))
+
+
+def _condition(entry: Any) -> Condition:
+    return Condition(
+        label=entry.get("label", ""),
+        evaluation=tuple(entry.get("evaluation", ())),
+        values=entry.get("values", {}),
+        rows=tuple(entry.get("rows", ("*",))),
+    )
+
+
+def _cell(column: Column, row: Row, condition: Condition, training: Training, shared: tuple[str, ...]) -> PolicyCell:
+    settings = [_PLACE.sub(lambda place: str(condition.values[place[1]]), word) for word in row.overrides]
+    words = (*shared, *column.evaluation, *condition.evaluation, *row.evaluation, *settings)
+    return PolicyCell(column, row, condition, training, _last_of_each_key(words))
+
+
+def _last_of_each_key(words: Sequence[str]) -> tuple[str, ...]:
+    """Each key once: what is said last about it holds."""
+    return tuple({word.partition("=")[0]: word for word in words}.values())
+
+
+def _hash(words: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()[:8]

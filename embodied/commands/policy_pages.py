@@ -1,0 +1,208 @@
+"""The pages of `embodied bench policy`, from its small files alone; they can be written from part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from embodied.commands.bench_pages import markdown, results_folder
+from embodied.commands.policy_cells import Kept
+from embodied.commands.policy_matrix import Column, PolicyCell, PolicyMatrix
+from embodied.evaluation.frontier import Paired, cheapest_keeping, is_saturated, mean_comparison, paired
+from embodied.types import Json
+
+PAGE = "README.md"
+COLUMNS = (
+    *("method", "success ever", "rate [95 % Wilson]", "at the last step", "mean max. reward", "against reference"),
+    *("calls / observation", "calls / action", "first calls", "p50 (p95) ms / observation, eager", "/ action"),
+    *("p50 (p95) ms, ONNX Runtime", "/ action", "first ms", "jerk", "seam jump", "training min"),
+)
+
+
+def write_pages(kept: Kept, matrix: PolicyMatrix) -> Path:
+    """README.md of a matrix, from the cells that are there.
+
+    Returns:
+        its path.
+
+    Raises:
+        UserError: a cell that cannot be read, or a folder that cannot be written.
+    """
+    with results_folder(kept.folder) as folder:
+        page = folder / PAGE
+        page.write_text(_page(kept, matrix), encoding="utf-8")
+        return page
+
+
+def _page(kept: Kept, matrix: PolicyMatrix) -> str:
+    parts = [_head(kept, matrix), _means(kept, matrix)]
+    parts += [_column(kept, matrix, column) for column in matrix.columns]
+    parts += [_unmeasured(kept, matrix), _runs(kept, matrix)]
+    return "\n".join(part for part in parts if part)
+
+
+def _found(kept: Kept, matrix: PolicyMatrix, column: Column) -> list[tuple[PolicyCell, Json]]:
+    """The cells of a column that are there, in the order of the matrix."""
+    cells = [cell for cell in matrix.cells if cell.column == column]
+    return [(cell, facts) for cell in cells if (facts := kept.cell(cell)) is not None]
+
+
+def _head(kept: Kept, matrix: PolicyMatrix) -> str:
+    found = [facts for column in matrix.columns for _, facts in _found(kept, matrix, column)]
+    machines = sorted({f"{facts['machine']['cpu']}, {facts['machine']['cores']} cores" for facts in found})
+    reference = f"exact McNemar against {matrix.reference} on shared starts" if matrix.reference else "no reference"
+    return f"""\
+# {matrix.title}
+
+Written by `embodied bench policy matrix={matrix.name}`: {len(found)} of {len(matrix.cells)} cells are there. Success is
+ever within the task's horizon, on starts that no demonstration began from, the same ones for every method of a column;
+beside it {reference}. One network and one training serve the rows of a method; checkpoints are the last ones. Latency
+is of a whole observation at batch 1 with one thread, measured apart, all methods of a column in turn. Jerk and seam
+jump are root mean squares of the actions asked for, in half action ranges. Trainings ran beside each other, so their
+minutes are an upper bound.
+
+Machines: {"; ".join(machines) or "none yet"}.
+"""
+
+
+def _column(kept: Kept, matrix: PolicyMatrix, column: Column) -> str:
+    found = _found(kept, matrix, column)
+    if not found:
+        return ""
+    timed = kept.latency(column)
+    parts = [f"## {column.label}\n"]
+    for condition in matrix.conditions:
+        cells = [(cell, facts) for cell, facts in found if cell.condition == condition]
+        if not cells:
+            continue
+        reference = next((facts for cell, facts in cells if cell.row.label == matrix.reference), None)
+        lines = [_line(cell, facts, reference, timed, kept.training(cell)) for cell, facts in cells]
+        parts.append((f"### {condition.label}\n\n" if condition.label else "") + markdown(COLUMNS, lines))
+        if reference is not None:
+            parts.append(_verdict(matrix, cells, reference, timed))
+    return "\n".join(parts)
+
+
+def _line(
+    cell: PolicyCell, facts: Json, reference: Json | None, timed: Json | None, training: Json | None
+) -> list[str]:
+    ever, last = facts["success"]["ever"], facts["success"]["last"]
+    reward, motion = facts["mean_max_reward"], facts["motion"]
+    eager, onnx = _latency(timed, cell.row.label, "eager"), _latency(timed, cell.row.label, "onnxruntime")
+    per_action = facts["calls_per_action"] / facts["calls_per_observation"] if facts["calls_per_observation"] else None
+    return [
+        cell.row.label,
+        f"{ever['k']}/{ever['n']}",
+        f"{ever['rate']:.3f} [{ever['low']:.3f}, {ever['high']:.3f}]",
+        f"{last['rate']:.2f}",
+        "" if reward is None else f"{reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}]",
+        "" if reference is None or reference is facts else _pair_in_words(paired(facts, reference)),
+        f"{facts['calls_per_observation']:g}",
+        f"{facts['calls_per_action']:g}",
+        f"{facts['first_observation_calls']:g}",
+        *_milliseconds(eager, per_action),
+        *_milliseconds(onnx, per_action),
+        "" if eager is None else f"{eager['first_observation_ms']:.1f}",
+        *("" if motion[name] is None else f"{motion[name]:.4f}" for name in ("jerk", "seam_jump")),
+        "" if training is None else f"{training['timings']['train_min']:.0f}",
+    ]
+
+
+def _pair_in_words(pair: Paired | None) -> str:
+    if pair is None:
+        return "no shared start"
+    return f"+{pair.only_mine} -{pair.only_theirs} of {pair.n}, p {pair.p:.2g}, {_difference(pair)}"
+
+
+def _difference(pair: Paired) -> str:
+    return f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
+
+
+def _latency(timed: Json | None, label: str, engine: str) -> Json | None:
+    """Timings of a method on an engine; None where it was not timed or cannot run there."""
+    rows = [] if timed is None else timed["rows"]
+    return next((r["timings"] for r in rows if (r["label"], r["engine"]) == (label, engine) and r["timings"]), None)
+
+
+def _milliseconds(timings: Json | None, per_action: float | None) -> tuple[str, str]:
+    """Of an observation, and of an action that is executed."""
+    if timings is None:
+        return "", ""
+    observation = timings["observation_ms"]
+    action = "" if per_action is None else f"{observation['p50'] * per_action:.2f}"
+    return f"{observation['p50']:.2f} ({observation['p95']:.2f})", action
+
+
+def _verdict(
+    matrix: PolicyMatrix, cells: Sequence[tuple[PolicyCell, Json]], reference: Json, timed: Json | None
+) -> str:
+    """Whether the column tells methods apart, and the speed-up over the cheapest baseline that keeps the success."""
+    by_label = {cell.row.label: facts for cell, facts in cells}
+    sentences = []
+    if is_saturated(list(by_label.values()), reference):
+        sentences.append(f"Saturated: every method lies within the interval of {matrix.reference}.")
+    cheapest = cheapest_keeping([by_label[label] for label in matrix.baseline if label in by_label], reference)
+    if cheapest is None:
+        return "\n".join([*sentences, ""])
+    sentences.append(f"The cheapest baseline that keeps the success of {matrix.reference}: {cheapest['label']}.")
+    for label in matrix.headline:
+        for engine in ("eager", "onnxruntime"):
+            mine, theirs = _latency(timed, label, engine), _latency(timed, cheapest["label"], engine)
+            if mine is not None and theirs is not None:
+                ratio = theirs["observation_ms"]["p50"] / mine["observation_ms"]["p50"]
+                sentences.append(f"{cheapest['label']} takes {ratio:.2f} times as long as {label} ({engine}).")
+    return " ".join(sentences) + "\n"
+
+
+def _means(kept: Kept, matrix: PolicyMatrix) -> str:
+    """Each row over the columns that it shares with the reference."""
+    if matrix.reference is None:
+        return ""
+    by_row: dict[str, dict[str, Json]] = {row.label: {} for row in matrix.rows}
+    for column in matrix.columns:
+        for cell, facts in _found(kept, matrix, column):
+            if not cell.condition.label:
+                by_row[cell.row.label][column.label] = facts
+    lines = []
+    for label, cells in by_row.items():
+        found = mean_comparison(cells, by_row[matrix.reference])
+        if found is None or label == matrix.reference:
+            continue
+        low, high = found.difference_interval
+        ratio = "-" if found.ratio is None else f"{found.ratio:.3f}"
+        if found.ratio_interval is not None:
+            ratio += f" [{found.ratio_interval[0]:.3f}, {found.ratio_interval[1]:.3f}]"
+        means = f"{found.mine:.3f}", f"{found.theirs:.3f}"
+        lines.append(
+            [label, str(len(found.columns)), *means, f"{found.difference:+.3f} [{low:+.3f}, {high:+.3f}]", ratio]
+        )
+    if not lines:
+        return ""
+    columns = ("method", "columns", "mean success", f"{matrix.reference} there", "difference [95 %]", "ratio [95 %]")
+    return (
+        f"## Means\n\nOver the columns that a method shares with {matrix.reference}, on shared starts, each column "
+        f"counting the same; intervals by a bootstrap of starts within columns.\n\n{markdown(columns, lines)}"
+    )
+
+
+def _unmeasured(kept: Kept, matrix: PolicyMatrix) -> str:
+    missing = [cell.name for cell in matrix.cells if kept.cell(cell) is None]
+    untimed = [column.label for column in matrix.columns if kept.latency(column) is None]
+    if not missing and not untimed:
+        return ""
+    lines = [f"- {name}" for name in missing] + [f"- latency of {label}" for label in untimed]
+    return "## Not measured\n\n" + "\n".join(lines) + "\n"
+
+
+def _runs(kept: Kept, matrix: PolicyMatrix) -> str:
+    """Every cell with the directory and the configuration hash of its evaluation and of its training."""
+    lines = []
+    for column in matrix.columns:
+        for cell, facts in _found(kept, matrix, column):
+            training = kept.training(cell)
+            trained = ["", ""] if training is None else [f"`{training['run']}`", f"`{training['config_hash'][:16]}`"]
+            lines.append([cell.name, f"`{facts['run']}`", f"`{facts['config_hash'][:16]}`", *trained])
+    if not lines:
+        return ""
+    names = ("cell", "evaluation", "configuration", "training", "configuration")
+    return f"## Runs\n\n{markdown(names, lines)}"

@@ -1,0 +1,101 @@
+"""The trainings of `embodied bench policy`: each found again, continued, or begun."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from embodied.commands.policy_matrix import Column, PolicyMatrix, Training, slug, with_paths
+from embodied.configuration import check
+from embodied.run_directory import CONFIG, SUMMARY
+from embodied.types import Json
+
+MODULES = {
+    "train": "embodied.commands.train",
+    "distill": "embodied.commands.distill",
+    "lerobot": "embodied.commands.lerobot_training",
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where the runs of a matrix are, and what of the user's they need."""
+
+    matrix: PolicyMatrix
+    run_root: Path
+    workers: int | None
+    paths: Mapping[str, str]
+
+    @staticmethod
+    def of(matrix: PolicyMatrix, config: DictConfig) -> Runs:
+        paths = {name: str(Path(path).absolute()) for name, path in config.paths.items() if path is not None}
+        return Runs(matrix, Path(config.run_root).absolute(), config.workers, paths)
+
+    @property
+    def shared(self) -> list[str]:
+        """Overrides of every command."""
+        return [f"run_root={self.run_root}", f"workers={'null' if self.workers is None else self.workers}"]
+
+    def directory(self, column: Column, training: Training) -> Path:
+        """Of a training, by what it is declared as: later versions may add keys to its configuration."""
+        name = f"{slug(column.label)}-{training.name}-{self.matrix.training_declared(column, training)}"
+        return self.run_root / training.command / name
+
+    def missing(self, column: Column, training: Training) -> list[str]:
+        """Why it cannot be trained here: paths that are not given, or a command that this version does not have."""
+        why = [f"needs paths.{name}=..." for name in sorted(column.places - self.paths.keys())]
+        if not is_available(training.command):
+            why.append(f"embodied {training.command} is not available in this version")
+        return why
+
+    def trained(self, column: Column, training: Training) -> Path:
+        """The directory of the finished training: trained now, from where it stands, or its teacher first, if need be.
+
+        Raises:
+            UserError: as the training's command raises it.
+        """
+        directory = self.directory(column, training)
+        if (directory / SUMMARY).is_file():
+            return directory
+        words = with_paths(self.matrix.training_words(column, training), self.paths)
+        if training.teacher is not None:
+            words.append(f"teacher={self.trained(column, self.matrix.trainings[training.teacher])}")
+        if training.command == "train":
+            words += [f"eval.{word}" for word in self._own_evaluation(column, training)]
+        begun = (directory / CONFIG).is_file()
+        words.append(f"resume={directory}" if begun else f"name={directory.name}")
+        command = importlib.import_module(MODULES[training.command])
+        command.run(check(training.command, [*words, *self.shared]))
+        return directory
+
+    def _own_evaluation(self, column: Column, training: Training) -> list[str]:
+        """What `embodied train` evaluates at its end: the same words as a cell's, which so is measured already."""
+        cells = [cell for cell in self.matrix.cells if cell.column == column and cell.training == training]
+        settings = {word.partition("=")[0] for cell in cells for word in cell.row.overrides}
+        return [word for word in cells[0].evaluation if word.partition("=")[0] not in settings]
+
+
+def is_available(command: str) -> bool:
+    """Whether this version has the command that a training stands for."""
+    return find_spec(MODULES[command]) is not None
+
+
+def training_facts(directory: Path) -> Json:
+    """What is kept of a finished training."""
+    summary = json.loads((directory / SUMMARY).read_text())
+    keys = ("network", "policy", "encoder", "parameters", "store", "steps")
+    return {
+        "command": summary["command"],
+        "run": directory.name,
+        "config_hash": summary["config_hash"],
+        **{key: summary[key] for key in keys if key in summary},
+        "version": summary["version"],
+        "machine": summary["machine"],
+        "timings": {"train_min": summary["timings"]["train_s"] / 60, "beside": "whatever else ran"},
+    }
