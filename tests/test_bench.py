@@ -75,6 +75,7 @@ def config(tmp_path, **changes):
     return OmegaConf.create({**settings, **changes})
 
 
+@pytest.mark.heavy
 def test_the_command_measures_lift_beside_robosuite(tmp_path, capsys):
     path = bench.run(config(tmp_path))
     (row,) = json.loads(path.read_text())["timings"]["rows"]
