@@ -155,7 +155,7 @@ def evaluated(cell: PolicyCell, directory: Path, runs: Runs) -> Path:
         UserError: as `embodied eval` raises it.
     """
     command = importlib.import_module("embodied.commands.eval")
-    return command.run(check("eval", [f"run={directory}", *cell.evaluation, *runs.shared]))
+    return command.run(check("eval", [*runs.source_words(cell, directory), *cell.evaluation, *runs.shared]))
 
 
 def _say_what_is_left(cells: list[PolicyCell], kept: Kept, runs: Runs) -> None:

@@ -75,7 +75,7 @@ def _train(directory: RunDirectory) -> Path:
     run_time_settings = build_policy(spec, policy, network, encoder).run_time_settings
     _check_settings(config, settings)
     data = _data_settings(config)
-    stores = _stores(directory)
+    stores = demonstrations(directory)
     TrainingData(stores, spec, data, allow_partial=config.data.allow_partial)  # its mistakes are named here
     job = TrainingJob(
         folder=directory.path,
@@ -169,7 +169,7 @@ def _data_settings(config: DictConfig) -> DataSettings:
     )
 
 
-def _stores(directory: RunDirectory) -> tuple[Path, ...]:
+def demonstrations(directory: RunDirectory) -> tuple[Path, ...]:
     """The named stores, or the demonstrations of `embodied collect` with this task and collection: made if missing."""
     config = directory.config
     if config.data.store is not None:
