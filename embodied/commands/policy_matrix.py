@@ -22,10 +22,7 @@ from embodied.errors import UserError
 
 MATRICES = ("frontier",)
 _PLACE = re.compile(r"{(\w+)}")  # of a path that the user must give, in overrides
-OF_TRAINED_POLICIES = (
-    "train",
-    "distill",
-)  # commands that evaluate what they trained, and whose runs `embodied eval` takes
+OF_TRAINED_POLICIES = ("train", "distill")  # they evaluate what they trained, and `embodied eval` takes their runs
 
 
 @dataclass(frozen=True)
