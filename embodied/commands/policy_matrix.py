@@ -144,9 +144,7 @@ def read_policy_matrix(name: str) -> PolicyMatrix:
         UserError: no such matrix.
     """
     if name not in MATRICES:
-        raise UserError(
-            expected="the name of a matrix of bench policy", found=f"'{name}'", remedy=nearest(str(name), MATRICES)
-        )
+        raise UserError(expected="a plan of bench policy", found=f"'{name}'", remedy=nearest(str(name), MATRICES))
     file = resources.files("embodied.conf") / "matrix" / f"{name}.yaml"
     return parsed_matrix(name, OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8"))))
 

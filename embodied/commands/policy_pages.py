@@ -79,7 +79,7 @@ def _head(kept: Kept, matrix: PolicyMatrix) -> str:
     return f"""\
 # {matrix.title}
 
-Written by `embodied bench policy matrix={matrix.name}`: {len(found)} of {len(matrix.cells)} cells are there. Success is
+Written by `embodied bench policy plan={matrix.name}`: {len(found)} of {len(matrix.cells)} cells are there. Success is
 ever within the task's horizon, on starts that no demonstration began from, the same ones for every method of a column;
 beside it {reference}. One network and one training serve the rows of a method; checkpoints are the last ones. Latency
 is of a whole observation at batch 1 with one thread, measured apart, all methods of a column in turn. Jerk and seam

@@ -115,7 +115,7 @@ class Runs:
 
 def is_available(command: str) -> bool:
     """Whether this version has the command that a training stands for."""
-    return find_spec(MODULES[command]) is not None
+    return command in MODULES and find_spec(MODULES[command]) is not None
 
 
 def training_facts(directory: Path) -> Json:

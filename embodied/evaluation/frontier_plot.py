@@ -49,7 +49,7 @@ def frontier_figure(panels: Sequence[FrontierPanel], baseline: Sequence[str], co
     figure = Figure(figsize=(4.6 * columns, 3.4 * rows + 1.2), dpi=DPI, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     methods = list(dict.fromkeys(p.label for panel in panels for p in panel.points if p.label not in baseline))
-    styles = {label: (f"C{i % 10}", MARKERS[i % len(MARKERS)]) for i, label in enumerate(methods)}
+    styles = {label: (f"C{i}" if i < 10 else "k", MARKERS[i % len(MARKERS)]) for i, label in enumerate(methods)}
     for axes, panel in zip(grid, panels, strict=False):
         _draw(axes, panel, baseline, styles)
     for axes in grid[len(panels) :]:
