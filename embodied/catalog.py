@@ -68,7 +68,11 @@ BARE_ENVIRONMENTS = {
     "tabletop": "embodied.sim.tabletop_bare:BareLift",
 }
 # By task family: `variants(task name)`, the ways in which its tasks can be varied, the task as it is first.
-VARIANTS = {"tabletop": "embodied.sim.tabletop_variants:variants"}
+VARIANTS = {
+    "pusht": "embodied.sim.moved_object:variants",
+    "robosuite": "embodied.sim.moved_object:variants",
+    "tabletop": "embodied.sim.tabletop_variants:variants",
+}
 # By task family: what logs a world's motion and fits the dynamics of another to it.
 IDENTIFICATION = {"tabletop": "embodied.sim.system_identification:TabletopIdentification"}
 TASK_EXPERT = {"name": "task"}  # conf/expert/task.yaml

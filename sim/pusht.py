@@ -13,10 +13,13 @@ import numpy as np
 
 from embodied import pusht_board
 from embodied.errors import UserError
+from embodied.sim.moved_object import BASE, Move, check_variant, planned_move
 from embodied.sim.pusht_scene import PUSHT_SCENE, agent_position, body_poses
 from embodied.sim.simulated_task import SimulatedTask, check_start
 from embodied.types import Observation, Scene, Step
 
+FARTHEST_MOVE_PX, LARGEST_TURN_RAD = 80.0, 0.6  # of the block in the variant `moved`
+BLOCK_MARGIN_PX = 100.0  # from the walls, as for the starts of gym-pusht
 _QUIET = "PYGAME_HIDE_SUPPORT_PROMPT"
 
 
@@ -55,19 +58,28 @@ class PushTTask(SimulatedTask):
 
     name: ClassVar[str]  # the catalogue's
     instruction: ClassVar[str] = "push the T onto its outline"
+    _move: Move | None = None  # of the present episode
 
     def __init__(
-        self, *, horizon: int = pusht_board.HORIZON, cameras: Sequence[str] = (), camera_size: int = 96
+        self,
+        *,
+        horizon: int = pusht_board.HORIZON,
+        cameras: Sequence[str] = (),
+        camera_size: int = 96,
+        variant: str = BASE,
     ) -> None:
         """
         Args:
             horizon: control steps of one episode.
             cameras: ["board"] for images of the board from above; needs no OpenGL.
             camera_size: pixels, both sides.
+            variant: "moved": the block is moved once in an episode (`moved_object`).
 
         Raises:
-            UserError: an unknown camera, a horizon or camera size below 1, or no gym-pusht.
+            UserError: an unknown camera or variant, a horizon or camera size below 1, or no gym-pusht.
         """
+        check_variant(self.name, variant)
+        self.variant = variant
         self.spec = pusht_board.task_spec(self.name, horizon=horizon, cameras=cameras, camera_size=camera_size)
         self._env = import_gym_pusht().PushTEnv(
             obs_type="pixels" if self.spec.cameras else "state",
@@ -83,6 +95,7 @@ class PushTTask(SimulatedTask):
         """
         check_start(start_id)
         shown, _ = self._env.reset(seed=int(start_id))
+        self._move = planned_move(self.variant, start_id, self.spec.horizon, FARTHEST_MOVE_PX, LARGEST_TURN_RAD)
         return self._begin(shown)
 
     def reset_to(self, state: np.ndarray) -> Observation:
@@ -106,10 +119,13 @@ class PushTTask(SimulatedTask):
         centre = pusht_board.CENTRE_OF_MASS
         aimed = np.concatenate([state[:2], (pusht_board.placed(centre, state[2:]) - centre)[0], state[4:]])
         shown, _ = self._env.reset(options={"reset_to_state": aimed})
+        self._move = None
         return self._begin(shown)
 
     def step(self, action: np.ndarray) -> Step:
         target = self._command(action)
+        if self._move is not None and self._steps == self._move.step:
+            self._move_block(self._move)
         # As the physics' own vector: the same numbers, without an array in each of gym-pusht's ten physics steps.
         shown, *_, info = self._env.step(import_gym_pusht().Vec2d(*target.tolist()))
         covered = float(info["coverage"])
@@ -136,6 +152,16 @@ class PushTTask(SimulatedTask):
 
     def close(self) -> None:
         self._env.close()
+
+    def _move_block(self, move: Move) -> None:
+        """Within the board; where the block then overlaps the agent, the physics push them apart."""
+        block = self._env.block
+        block.angle += move.turn  # about the centre of mass, which changes the position
+        low, high = BLOCK_MARGIN_PX, pusht_board.BOARD_PX - BLOCK_MARGIN_PX
+        position = np.clip(np.array(block.position) + move.shift, low, high)
+        block.position = import_gym_pusht().Vec2d(*position.tolist())
+        block.velocity, block.angular_velocity = (0.0, 0.0), 0.0
+        self._env.space.reindex_shapes_for_body(block)
 
     def _begin(self, shown: np.ndarray) -> Observation:
         self._begin_episode()

@@ -15,6 +15,7 @@ from embodied.catalog import nearest
 from embodied.errors import UserError
 from embodied.sim.camera_renderer import CameraRenderer, camera_specs, checked_cameras
 from embodied.sim.global_random import GlobalRandomStream
+from embodied.sim.moved_object import BASE, Move, check_variant, planned_move
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.mujoco_task import MujocoTask
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
@@ -25,6 +26,7 @@ from embodied.types import ActionGroup, ActionSpec, Observation, StateSpec, Step
 # (MuJoCo 3.9 refuses Sawyer's meshes.)
 ROBOTS = ("IIWA", "Jaco", "Kinova3", "Panda", "UR5e")
 ARM = "right"  # what robosuite calls the arm of a robot with one
+FARTHEST_MOVE_M, LARGEST_TURN_RAD = 0.05, 0.5  # of the object in the variant `moved`
 VISUAL_GROUP = 1  # robosuite's geom group for the eye; 0 is for collisions
 
 
@@ -48,6 +50,7 @@ class RobosuiteTask(MujocoTask):
     name: ClassVar[str]  # the catalogue's
     environment: ClassVar[str]  # robosuite's
     instruction: ClassVar[str]
+    _move: Move | None = None  # of the present episode
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class RobosuiteTask(MujocoTask):
         horizon: int = 100,
         cameras: Sequence[str] = (),
         camera_size: int = 96,
+        variant: str = BASE,
     ) -> None:
         """
         Args:
@@ -65,11 +69,14 @@ class RobosuiteTask(MujocoTask):
             horizon: control steps of one episode.
             cameras: names of cameras to render; needs OpenGL, unless empty.
             camera_size: pixels, both sides.
+            variant: "moved", of tasks that offer it: an object is moved once in an episode (`moved_object`).
 
         Raises:
-            UserError: an unknown robot or camera, a control rate that is no whole number of physics steps, a horizon
-                or camera size below 1, or cameras without a working OpenGL back end.
+            UserError: an unknown robot, camera or variant, a control rate that is no whole number of physics steps, a
+                horizon or camera size below 1, or cameras without a working OpenGL back end.
         """
+        check_variant(self.name, variant)
+        self.variant = variant
         require_positive("task.horizon", horizon)
         require_positive("task.camera_size", camera_size)
         self._env = _make_environment(self.environment, robot, control_hz, horizon)
@@ -119,6 +126,7 @@ class RobosuiteTask(MujocoTask):
         with self._random:
             self._env.reset()
         self._begin_episode()
+        self._move = planned_move(self.variant, start_id, self.spec.horizon, FARTHEST_MOVE_M, LARGEST_TURN_RAD)
         self._settle_poses()
         return self._observe()
 
@@ -129,12 +137,29 @@ class RobosuiteTask(MujocoTask):
             UserError: the action has another shape, or is not finite; no reset yet; the horizon is passed.
         """
         command = self._command(action)
+        if self._move is not None and self._steps == self._move.step:
+            self._move_object(self._move)
         with self._random:
             self._env.step(command)
         self._settle_poses()
         success = bool(self._env._check_success())
         self._advance(success)
         return self._outcome(self._observe(), float(self._env.reward(command)), success)
+
+    def movable_joint(self) -> str:
+        """Name of the free joint of what is moved in the variant `moved`; of tasks that offer it."""
+        raise NotImplementedError
+
+    def _move_object(self, move: Move) -> None:
+        """Where it then touches something, the physics push them apart."""
+        joint = self.data.joint(self.movable_joint())
+        joint.qpos[:2] += move.shift
+        turn = np.array([np.cos(move.turn / 2), 0.0, 0.0, np.sin(move.turn / 2)])
+        turned = np.zeros(4)
+        mujoco.mju_mulQuat(turned, turn, joint.qpos[3:])
+        joint.qpos[3:] = turned
+        joint.qvel[:] = 0
+        mujoco.mj_forward(self.model, self.data)
 
     def make_drawing(self) -> MujocoScene:
         """The tool is the body at the grip site."""

@@ -64,6 +64,9 @@ class SquareTask(ArmTask):
         """Of the peg's middle, in the world's frame, float64 [3], m."""
         return np.array(self.data.xpos[self._env.peg1_body_id])
 
+    def movable_joint(self) -> str:
+        return self._nut().joints[0]
+
     def _nut(self) -> Any:
         return self._env.nuts[self._env.nut_id]
 

@@ -66,6 +66,9 @@ class StackTask(ArmTask):
         """Half the edge of cube "A" or "B", m."""
         return float(self.model.geom(self._cube(cube).contact_geoms[0]).size[0])
 
+    def movable_joint(self) -> str:
+        return self._cube("B").joints[0]
+
     def _cube(self, cube: str) -> Any:
         return {"A": self._env.cubeA, "B": self._env.cubeB}[cube]
 

@@ -195,11 +195,11 @@ class TestCommand:
         collection = {name: config[name] for name in (*vars(toy_settings()), *collect_command.WHERE)}
         values = {**{key: config[key] for key in keys}, "data": {"store": None}, "collect": collection}
         directory = RunDirectory(tmp_path, "train", OmegaConf.create(values))
-        (store,) = train_command._stores(directory)
+        (store,) = train_command.demonstrations(directory)
         shutil.rmtree(store)
-        assert train_command._stores(directory) == (store,) and EpisodeStore.open(store).is_complete
+        assert train_command.demonstrations(directory) == (store,) and EpisodeStore.open(store).is_complete
         capsys.readouterr()
-        train_command._stores(directory)
+        train_command.demonstrations(directory)
         assert capsys.readouterr().out == ""
 
     def test_a_named_store_of_other_settings_is_refused(self, config, tmp_path):

@@ -8,38 +8,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot_checkpoints import ENVIRONMENT, STATE, save_checkpoint
 from toy_specs import ReachTask, toy_settings
 
 from embodied.catalog import make_expert
 from embodied.collection import collect_episode
 from embodied.errors import UserError
 
-STATE, ENVIRONMENT, ACTION = "observation.state", "observation.environment_state", "action"
 ORDER = {"observation": ["point"], "environment_state": ["goal"]}
 CHUNK = 4  # actions that one inference puts into the queue
-
-
-def save_checkpoint(folder, config) -> None:
-    """A policy with random weights and normalisation that matters, as LeRobot itself saves it."""
-    torch.manual_seed(0)
-    config.input_features = {
-        STATE: PolicyFeature(FeatureType.STATE, (2,)),
-        ENVIRONMENT: PolicyFeature(FeatureType.ENV, (2,)),
-    }
-    config.output_features = {ACTION: PolicyFeature(FeatureType.ACTION, (3,))}
-    config.device = "cpu"
-    get_policy_class(config.type)(config).save_pretrained(folder)
-    statistics = {
-        name: {"mean": torch.full((size,), 0.1), "std": torch.full((size,), 0.5), "min": -ones, "max": 2 * ones}
-        for name, size in ((STATE, 2), (ENVIRONMENT, 2), (ACTION, 3))
-        for ones in (torch.ones(size),)
-    }
-    for processor in make_pre_post_processors(config, dataset_stats=statistics):
-        processor.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")

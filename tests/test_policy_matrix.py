@@ -112,5 +112,5 @@ def test_only_chooses_columns_and_cells_by_patterns():
 
 
 def test_an_unknown_matrix_is_named():
-    with pytest.raises(UserError, match="a matrix of bench policy; found 'frontir'; did you mean 'frontier'"):
+    with pytest.raises(UserError, match="a plan of bench policy; found 'frontir'; did you mean 'frontier'"):
         read_policy_matrix("frontir")

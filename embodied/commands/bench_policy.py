@@ -45,7 +45,7 @@ def run(config: DictConfig) -> Path | None:
         raise UserError(
             expected="a stage of bench policy", found=f"'{config.stage}'", remedy=nearest(str(config.stage), STAGES)
         )
-    matrix = read_policy_matrix(config.matrix)
+    matrix = read_policy_matrix(config.plan)
     cells = chosen(matrix.cells, config.only)
     directory = RunDirectory.open("bench", f"{WHAT}-{matrix.name}-{config.stage}", config, volatile=VOLATILE)
     kept, runs = Kept(Path(config.results or directory.path), matrix), Runs.of(matrix, config)
@@ -155,7 +155,7 @@ def evaluated(cell: PolicyCell, directory: Path, runs: Runs) -> Path:
         UserError: as `embodied eval` raises it.
     """
     command = importlib.import_module("embodied.commands.eval")
-    return command.run(check("eval", [f"run={directory}", *cell.evaluation, *runs.shared]))
+    return command.run(check("eval", [*runs.source_words(cell, directory), *cell.evaluation, *runs.shared]))
 
 
 def _say_what_is_left(cells: list[PolicyCell], kept: Kept, runs: Runs) -> None:

@@ -43,7 +43,7 @@ def run(config: DictConfig) -> Path:
     variants = chosen_variants(policy.facts["task"], config.variants)
     with open_dict(config):
         config.update(policy.identity)
-    directory = RunDirectory.open("eval", policy.stem, config, volatile=["run", "policy", *HOW])
+    directory = RunDirectory.open("eval", policy.stem, config, volatile=["run", "policy", "lerobot.path", *HOW])
     with directory.lock():
         if directory.is_finished:
             say(f"{directory.path} is finished already (force=true makes a new one beside it)")
@@ -64,7 +64,7 @@ def _as_it_began(config: DictConfig) -> DictConfig:
         return config
     began = find_run(str(config.resume), commands=["eval"], run_root=config.run_root) / "config.yaml"
     saved = OmegaConf.load(began)
-    kept = {key: saved[key] for key in ("run", "policy", "server", "task", "expert") if key in saved}
+    kept = {key: saved[key] for key in ("run", "policy", "server", "lerobot", "task", "expert") if key in saved}
     merged = OmegaConf.merge(config, kept)
     merged.executor = saved.get("executor", CHUNK_EXECUTOR)  # whole: settings of two executors do not go together
     return merged  # type: ignore[return-value]

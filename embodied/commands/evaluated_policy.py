@@ -18,7 +18,9 @@ from embodied.errors import UserError
 from embodied.evaluation.expert_policy import ExpertPolicy
 from embodied.evaluation.latency import latency_summary, measure_latency
 from embodied.evaluation.remote_policy import RemotePolicy, ServerSettings
+from embodied.fingerprint import fingerprint
 from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.lerobot_diffusion import LeRobotDiffusion
 from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_configured
 from embodied.protocols import Policy, Task
 from embodied.training.checkpoint import find_checkpoint
@@ -53,13 +55,14 @@ def evaluated_policy(config: DictConfig) -> EvaluatedPolicy:
         for word, given in (
             (f"run={config.run}", config.run is not None),
             (f"server.address={config.server.address}", config.server.address is not None),
+            (f"lerobot.path={config.lerobot.path}", config.lerobot.path is not None),
             ("expert=" + str((config.get("expert") or {}).get("name")), config.get("expert") is not None),
         )
         if given
     ]
     if len(named) != 1:
         raise UserError(
-            expected="one policy to evaluate: run=, server.address= or expert=",
+            expected="one policy to evaluate: run=, server.address=, lerobot.path= or expert=",
             found=" and ".join(named) or "none",
             remedy="name one, for example embodied eval outputs/train/<run>",
         )
@@ -76,6 +79,8 @@ def evaluated_policy(config: DictConfig) -> EvaluatedPolicy:
         raise UserError(
             expected=f"the task in which {named[0]} acts", found="none", remedy="add task=, for example robosuite/lift"
         )
+    if config.lerobot.path is not None:
+        return _lerobot(config)
     return _server(config) if config.server.address is not None else _expert(config)
 
 
@@ -194,6 +199,41 @@ def _server(config: DictConfig) -> EvaluatedPolicy:
 
 def _remote_policy(settings: ServerSettings, task: Task) -> RemotePolicy:
     return RemotePolicy(task.spec, settings)
+
+
+def _lerobot(config: DictConfig) -> EvaluatedPolicy:
+    task, executor, settings = _plain(config.task), _plain(config.executor), _plain(config.lerobot)
+    spec = _task_spec(task)
+    policy = LeRobotDiffusion(spec, **settings)
+    steps = _steps_between_chunks(policy, executor)
+    calls = policy.calls_per_observation
+    return EvaluatedPolicy(
+        stem=f"{spec.task}-lerobot",
+        label=_label(policy, executor),
+        task=task,
+        identity={"setting": policy.label, "weights": fingerprint(settings["path"])},
+        facts={
+            **_foreign_facts("lerobot", settings["path"], policy, spec),
+            "parameters": policy.parameters,
+            "buffer": policy.horizon,
+            "network_calls_per_observation": calls,
+            "network_calls_per_action": calls / steps,
+            "first_observation_calls": calls,
+            "executor": executor,
+        },
+        make_policy=functools.partial(_lerobot_policy, settings),
+        latency=lambda rollout: measure_latency(
+            policy, observations_of(rollout), config.latency_observations, steps_between_chunks=steps
+        ),
+    )
+
+
+def _lerobot_policy(settings: Json, task: Task) -> LeRobotDiffusion:
+    """For a worker process, with one thread: the processes already use the cores."""
+    import torch
+
+    torch.set_num_threads(1)
+    return LeRobotDiffusion(task.spec, **settings)
 
 
 def _expert(config: DictConfig) -> EvaluatedPolicy:

@@ -18,6 +18,7 @@ from embodied.errors import UserError
 from embodied.evaluation.episodes import hold
 from embodied.evaluation.latency import measure_in_turn
 from embodied.policies.denoising_policy import DenoisingPolicy
+from embodied.policies.lerobot_diffusion import LeRobotDiffusion
 from embodied.policies.policy_file import build_policy, load_policy
 from embodied.protocols import TimedPolicy
 from embodied.run_directory import SUMMARY
@@ -92,9 +93,11 @@ def _policy(cell: PolicyCell, runs: Runs, spec: TaskSpec, engine: str) -> tuple[
     Raises:
         UserError: the engine cannot run it.
     """
+    directory = runs.directory(cell.column, cell.training)
+    if cell.training.command == "lerobot":
+        return _lerobot(cell, runs, spec, engine), "checkpoint"
     settings = check("eval", list(cell.evaluation)).policy
     settings = {name: value for name, value in settings.items() if value is not None}
-    directory = runs.directory(cell.column, cell.training)
     if (directory / SUMMARY).is_file():
         policy, weights = load_policy(find_checkpoint(directory))[0], "checkpoint"
     else:
@@ -103,14 +106,32 @@ def _policy(cell: PolicyCell, runs: Runs, spec: TaskSpec, engine: str) -> tuple[
     return policy, weights
 
 
+def _lerobot(cell: PolicyCell, runs: Runs, spec: TaskSpec, engine: str) -> LeRobotDiffusion:
+    if engine != "eager":
+        raise UserError(
+            expected="LeRobot's policy as LeRobot runs it",
+            found=f"policy.engine={engine}",
+            remedy="engines run the policies of this program",
+        )
+    directory = runs.directory(cell.column, cell.training)
+    if not (directory / SUMMARY).is_file():
+        raise _not_trained(cell)
+    given = check("eval", [*runs.source_words(cell, directory), *cell.evaluation]).lerobot
+    return LeRobotDiffusion(spec, given.path, given.observation, given.environment_state)
+
+
+def _not_trained(cell: PolicyCell) -> UserError:
+    return UserError(
+        expected=f"a finished training {cell.training.name} to time {cell.row.label}",
+        found="none",
+        remedy="run stage=success first",
+    )
+
+
 def _fresh(cell: PolicyCell, runs: Runs, spec: TaskSpec) -> DenoisingPolicy:
     """The policy of a cell's training as it would begin."""
     if cell.training.command != "train":
-        raise UserError(
-            expected=f"a finished training {cell.training.name} to time {cell.row.label}",
-            found="none",
-            remedy="run stage=success first",
-        )
+        raise _not_trained(cell)
     config = _training_config(cell, runs)
     policy = build_policy(spec, config["policy"], config["network"], config["encoder"])
     generator = torch.Generator().manual_seed(0)

@@ -22,7 +22,7 @@ from embodied.errors import UserError
 
 MATRICES = ("frontier",)
 _PLACE = re.compile(r"{(\w+)}")  # of a path that the user must give, in overrides
-OF_TRAINED_POLICIES = ("train", "distill")  # commands whose runs `embodied eval` takes by run=
+OF_TRAINED_POLICIES = ("train", "distill")  # they evaluate what they trained, and `embodied eval` takes their runs
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Training:
     command: str  # train, distill, or lerobot: LeRobot's own script
     overrides: tuple[str, ...]
     teacher: str | None = None  # the training of the same column that it distills
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The overrides by their keys."""
+        return OmegaConf.to_container(OmegaConf.from_dotlist(list(self.overrides)))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,11 @@ class PolicyMatrix:
         """Overrides of a training's command, without its teacher's run; `places` of the column are left open."""
         if training.command == "distill":
             return [*training.overrides, *column.training]
-        return [f"task={column.task}", *column.data, *column.training, *training.overrides]
+        return [*self.column_words(column), *training.overrides]
+
+    def column_words(self, column: Column) -> list[str]:
+        """What every training of a column is told."""
+        return [f"task={column.task}", *column.data, *column.training]
 
     def training_declared(self, column: Column, training: Training) -> str:
         """Hash of all words of a training and of the teacher's."""
@@ -135,9 +144,7 @@ def read_policy_matrix(name: str) -> PolicyMatrix:
         UserError: no such matrix.
     """
     if name not in MATRICES:
-        raise UserError(
-            expected="the name of a matrix of bench policy", found=f"'{name}'", remedy=nearest(str(name), MATRICES)
-        )
+        raise UserError(expected="a plan of bench policy", found=f"'{name}'", remedy=nearest(str(name), MATRICES))
     file = resources.files("embodied.conf") / "matrix" / f"{name}.yaml"
     return parsed_matrix(name, OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8"))))
 

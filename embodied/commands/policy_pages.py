@@ -9,9 +9,11 @@ from embodied.commands.bench_pages import markdown, results_folder
 from embodied.commands.policy_cells import Kept
 from embodied.commands.policy_matrix import Column, PolicyCell, PolicyMatrix
 from embodied.evaluation.frontier import Paired, cheapest_keeping, is_saturated, mean_comparison, paired
+from embodied.evaluation.frontier_plot import FrontierPanel, FrontierPoint, frontier_figure
 from embodied.types import Json
 
-PAGE = "README.md"
+PAGE, FIGURE = "README.md", "frontier.png"
+FIGURE_ENGINE = "eager"
 COLUMNS = (
     *("method", "success ever", "rate [95 % Wilson]", "at the last step", "mean max. reward", "against reference"),
     *("calls / observation", "calls / action", "first calls", "p50 (p95) ms / observation, eager", "/ action"),
@@ -29,13 +31,20 @@ def write_pages(kept: Kept, matrix: PolicyMatrix) -> Path:
         UserError: a cell that cannot be read, or a folder that cannot be written.
     """
     with results_folder(kept.folder) as folder:
+        panels = _panels(kept, matrix)
+        if panels:
+            frontier_figure(panels, matrix.baseline).savefig(folder / FIGURE, format="png")
         page = folder / PAGE
-        page.write_text(_page(kept, matrix), encoding="utf-8")
+        page.write_text(_page(kept, matrix, has_figure=bool(panels)), encoding="utf-8")
         return page
 
 
-def _page(kept: Kept, matrix: PolicyMatrix) -> str:
-    parts = [_head(kept, matrix), _means(kept, matrix)]
+def _page(kept: Kept, matrix: PolicyMatrix, has_figure: bool) -> str:
+    parts = [_head(kept, matrix)]
+    if has_figure:
+        engine = f"{FIGURE_ENGINE} PyTorch"
+        parts.append(f"![Success against latency of an observation on {engine}, by task]({FIGURE})\n")
+    parts.append(_means(kept, matrix))
     parts += [_column(kept, matrix, column) for column in matrix.columns]
     parts += [_unmeasured(kept, matrix), _runs(kept, matrix)]
     return "\n".join(part for part in parts if part)
@@ -47,6 +56,22 @@ def _found(kept: Kept, matrix: PolicyMatrix, column: Column) -> list[tuple[Polic
     return [(cell, facts) for cell in cells if (facts := kept.cell(cell)) is not None]
 
 
+def _panels(kept: Kept, matrix: PolicyMatrix) -> list[FrontierPanel]:
+    """Of the columns whose latency has been measured, under no condition."""
+    panels = []
+    for column in matrix.columns:
+        timed = kept.latency(column)
+        points = []
+        for cell, facts in _found(kept, matrix, column):
+            timings = _latency(timed, cell.row.label, FIGURE_ENGINE)
+            if timings is not None and not cell.condition.label:
+                p50_ms = timings["observation_ms"]["p50"]
+                points.append(FrontierPoint(cell.row.label, p50_ms, facts["success"]["ever"]))
+        if points:
+            panels.append(FrontierPanel(column.label, tuple(points)))
+    return panels
+
+
 def _head(kept: Kept, matrix: PolicyMatrix) -> str:
     found = [facts for column in matrix.columns for _, facts in _found(kept, matrix, column)]
     machines = sorted({f"{facts['machine']['cpu']}, {facts['machine']['cores']} cores" for facts in found})
@@ -54,7 +79,7 @@ def _head(kept: Kept, matrix: PolicyMatrix) -> str:
     return f"""\
 # {matrix.title}
 
-Written by `embodied bench policy matrix={matrix.name}`: {len(found)} of {len(matrix.cells)} cells are there. Success is
+Written by `embodied bench policy plan={matrix.name}`: {len(found)} of {len(matrix.cells)} cells are there. Success is
 ever within the task's horizon, on starts that no demonstration began from, the same ones for every method of a column;
 beside it {reference}. One network and one training serve the rows of a method; checkpoints are the last ones. Latency
 is of a whole observation at batch 1 with one thread, measured apart, all methods of a column in turn. Jerk and seam

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from embodied.commands.policy_matrix import Column, PolicyMatrix, Training, slug, with_paths
+from embodied.commands.collect import with_teacher_content
+from embodied.commands.policy_matrix import (
+    OF_TRAINED_POLICIES,
+    Column,
+    PolicyCell,
+    PolicyMatrix,
+    Training,
+    slug,
+    with_paths,
+)
 from embodied.configuration import check
 from embodied.run_directory import CONFIG, SUMMARY
 from embodied.types import Json
@@ -66,13 +75,36 @@ class Runs:
         words = with_paths(self.matrix.training_words(column, training), self.paths)
         if training.teacher is not None:
             words.append(f"teacher={self.trained(column, self.matrix.trainings[training.teacher])}")
-        if training.command == "train":
+        if training.command in OF_TRAINED_POLICIES:
             words += [f"eval.{word}" for word in self._own_evaluation(column, training)]
+        if training.command == "lerobot":
+            return self._lerobot(column, training, directory)
         begun = (directory / CONFIG).is_file()
         words.append(f"resume={directory}" if begun else f"name={directory.name}")
         command = importlib.import_module(MODULES[training.command])
         command.run(check(training.command, [*words, *self.shared]))
         return directory
+
+    def source_words(self, cell: PolicyCell, directory: Path) -> list[str]:
+        """What of a finished training `embodied eval` is to evaluate."""
+        if cell.training.command != "lerobot":
+            return [f"run={directory}"]
+        from embodied.commands.lerobot_training import checkpoint_folder
+
+        facts = json.loads((directory / SUMMARY).read_text())
+        return [
+            f"task={cell.column.task}",
+            f"lerobot.path={checkpoint_folder(directory, facts['steps'])}",
+            f"lerobot.environment_state=[{facts['environment_state']}]",
+        ]
+
+    def _lerobot(self, column: Column, training: Training, directory: Path) -> Path:
+        """LeRobot's training on what an `embodied train` of the column would learn from."""
+        from embodied.commands.lerobot_training import train_lerobot
+
+        config = check("train", [*with_paths(self.matrix.column_words(column), self.paths), *self.shared])
+        identity = json.dumps([*self.matrix.column_words(column), *training.overrides])
+        return train_lerobot(with_teacher_content(config), training.settings, directory, identity)
 
     def _own_evaluation(self, column: Column, training: Training) -> list[str]:
         """What `embodied train` evaluates at its end: the same words as a cell's, which so is measured already."""
@@ -83,7 +115,7 @@ class Runs:
 
 def is_available(command: str) -> bool:
     """Whether this version has the command that a training stands for."""
-    return find_spec(MODULES[command]) is not None
+    return command in MODULES and find_spec(MODULES[command]) is not None
 
 
 def training_facts(directory: Path) -> Json:

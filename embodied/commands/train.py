@@ -69,7 +69,7 @@ def _train(directory: RunDirectory) -> Path:
     run_time_settings = build_policy(spec, policy, network, encoder).run_time_settings
     _check_settings(config)
     data = data_settings(config)
-    stores = _stores(directory)
+    stores = demonstrations(directory)
     TrainingData(stores, spec, data, allow_partial=config.data.allow_partial)  # its mistakes are named here
     job = TrainingJob(
         folder=directory.path,
@@ -119,7 +119,7 @@ def _check_settings(config: DictConfig) -> None:
         read_description(find_checkpoint(Path(str(config.init))))
 
 
-def _stores(directory: RunDirectory) -> tuple[Path, ...]:
+def demonstrations(directory: RunDirectory) -> tuple[Path, ...]:
     """The named stores, or the demonstrations of `embodied collect` with this task and collection: made if missing."""
     config = directory.config
     if config.data.store is not None:
