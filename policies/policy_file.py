@@ -109,7 +109,7 @@ def read_description(folder: Path) -> PolicyDescription:
         ) from error
 
 
-def _without_start_settings(encoder: Json) -> Json:
+def without_start_settings(encoder: Json) -> Json:
     """The weights that training started from need not be on the machine that runs its result."""
     start_settings = lookup("encoder", ENCODERS, encoder["name"]).start_settings
     return {key: None if key in start_settings else value for key, value in encoder.items()}
@@ -122,7 +122,7 @@ def load_policy(folder: Path, device: str | torch.device = "cpu") -> tuple[Denoi
         UserError: missing or damaged files, or weights whose names or shapes are not those of the described policy.
     """
     description = read_description(folder)
-    encoder = _without_start_settings(description.encoder)
+    encoder = without_start_settings(description.encoder)
     policy = build_policy(description.spec, description.policy, description.network, encoder)
     try:
         weights = load_file(folder / WEIGHTS)
