@@ -110,7 +110,7 @@ def read_description(folder: Path) -> PolicyDescription:
         ) from error
 
 
-def _without_start_settings(encoder: Json) -> Json:
+def without_start_settings(encoder: Json) -> Json:
     """The weights that training started from need not be on the machine that runs its result."""
     start_settings = lookup("encoder", ENCODERS, encoder["name"]).start_settings
     return {key: None if key in start_settings else value for key, value in encoder.items()}
@@ -151,7 +151,7 @@ def load_configured(
 
 
 def _with_weights(folder: Path, description: PolicyDescription) -> DenoisingPolicy:
-    encoder = _without_start_settings(description.encoder)
+    encoder = without_start_settings(description.encoder)
     policy = build_policy(description.spec, description.policy, description.network, encoder)
     try:
         weights = load_file(folder / WEIGHTS)

@@ -1,4 +1,4 @@
-"""Distillation as a training job on a small store: exact resume, what a student has of its teacher, its errors."""
+"""Distillation as a training job: exact resume, what a student has of its teacher, and what is refused."""
 
 import copy
 import dataclasses

@@ -2,15 +2,20 @@
 
 import copy
 import math
+import sys
 
 import pytest
 import torch
 from torch import nn
+from toy_mixture import batch as mixture_batch
 from toy_mixture import (
-    batch as mixture_batch,
-)
-from toy_mixture import (
+    draw,
+    energy_distance,
+    mixture_policy,
     mixture_teacher,
+    mode_weight_distance,
+    on_mode,
+    sampled,
     student,
 )
 from toy_policies import FLOW, FLOW_MAP, SDP, GaussianFlowMap, GaussianVelocity, stationary_gaussian, toy_policy
@@ -296,3 +301,26 @@ def distill_mixture(settings, steps, samples=256, rate=1e-3):
 def test_the_loss_falls(name):
     _, first, last = distill_mixture(SETTINGS[name], steps=100, samples=64)
     assert last < 0.9 * first
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("name", "least_on_mode"), [("ode_pair", 0.85), ("consistency", 0.75)])
+def test_one_call_finds_the_modes_of_a_mixture_where_a_step_of_the_teacher_finds_none(name, least_on_mode):
+    """Eight modes of unequal weight, and a teacher without error."""
+    distilled, _, _ = distill_mixture(SETTINGS[name], steps=2000)
+    truth, drawn = draw(2000, seeded(7)), draw(2000, seeded(8))
+    samples = {
+        "floor": drawn,
+        "teacher, 1 call": sampled(mixture_policy(calls=1), 2000, seed=1),
+        "teacher, 16 calls": sampled(mixture_policy(calls=16), 2000, seed=1),
+        f"{name}, 1 call": sampled(distilled, 2000, seed=1),
+    }
+    found = {what: (on_mode(x), mode_weight_distance(x), energy_distance(x, truth)) for what, x in samples.items()}
+    for what, (share, variation, energy) in found.items():
+        sys.stdout.write(
+            f"{what}: on mode {share:.3f}, mode weights off {variation:.3f}, energy distance {energy:.4f}\n"
+        )
+    share, variation, energy = found[f"{name}, 1 call"]
+    assert found["teacher, 1 call"][0] < 0.01 and found["teacher, 16 calls"][0] > 0.95
+    assert share > least_on_mode and variation < 0.1 and energy < 0.02

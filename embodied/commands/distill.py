@@ -26,7 +26,13 @@ from embodied.fingerprint import fingerprint
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.objectives.objective import make_objective
 from embodied.policies.objectives.teacher import teacher_of
-from embodied.policies.policy_file import WEIGHTS, PolicyDescription, build_policy, load_policy
+from embodied.policies.policy_file import (
+    WEIGHTS,
+    PolicyDescription,
+    build_policy,
+    load_policy,
+    without_start_settings,
+)
 from embodied.run_directory import CONFIG, RunDirectory, find_run
 from embodied.training.checkpoint import find_checkpoint
 from embodied.training.data import DataSettings, TrainingData
@@ -91,7 +97,8 @@ def _distill(directory: RunDirectory, checkpoint: Path, teacher: DenoisingPolicy
     objective = plain(config.objective)
     make_objective(objective, teacher_of(teacher, about.policy["name"]))  # what does not fit is named here
     policy = student_settings(about, objective, plain(config.policy))
-    run_time_settings = build_policy(about.spec, policy, about.network, about.encoder).run_time_settings
+    encoder = without_start_settings(about.encoder)  # its weights are the teacher's
+    run_time_settings = build_policy(about.spec, policy, about.network, encoder).run_time_settings
     stores, data = _data(config, about, checkpoint)
     TrainingData(stores, about.spec, data, allow_partial=config.data.allow_partial)  # and its mistakes here
     job = DistillationJob(
@@ -101,7 +108,7 @@ def _distill(directory: RunDirectory, checkpoint: Path, teacher: DenoisingPolicy
         task=about.task,
         policy=policy,
         network=about.network,
-        encoder=about.encoder,
+        encoder=encoder,
         data=data,
         settings=settings,
         seed=config.seed,

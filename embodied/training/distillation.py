@@ -41,16 +41,16 @@ class Distillation(Learner):
         return self.objective.loss(student, average, batch, generator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DistillationJob(TrainingJob):
     """A training job whose policy, network and encoder are those of `student_settings`."""
 
-    teacher: Path = Path()  # a checkpoint
-    objective: Json | None = None  # conf/objective
+    teacher: Path  # a checkpoint
+    objective: Json  # conf/objective
 
     def _make_learner(self, data: TrainingData) -> tuple[Learner, dict[str, Statistics]]:
         policy, description = load_policy(self.teacher)
-        objective = make_objective(self.objective or {}, teacher_of(policy, description.policy["name"]))
+        objective = make_objective(self.objective, teacher_of(policy, description.policy["name"]))
         torch.manual_seed(self.seed)  # of the fresh weights; nothing else draws from the global generator
         student = build_policy(self.spec, self.policy, self.network, self.encoder)
         take_weights(student, policy)

@@ -24,8 +24,10 @@ def squared(x_BHA: Tensor, target_BHA: Tensor, valid_BH: Tensor) -> Tensor:
 
 
 def pseudo_huber(x_BHA: Tensor, target_BHA: Tensor, valid_BH: Tensor) -> Tensor:
-    """sqrt(d^2 + c^2) - c with d^2 the mean squared difference, [B]: iCT's (arXiv 2310.14189, eq. 7) over the root of
-    the number of elements, so that it does not grow with the chunk."""
+    """sqrt(d^2 + c^2) - c with d^2 the mean squared difference, [B].
+
+    That of arXiv 2310.14189, sec. 3.3, over the root of the number of elements, so that it does not grow with a chunk.
+    """
     return (squared(x_BHA, target_BHA, valid_BH) + PSEUDO_HUBER_C**2).sqrt() - PSEUDO_HUBER_C
 
 

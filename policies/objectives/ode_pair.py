@@ -1,4 +1,4 @@
-"""Regression of the teacher's solutions: noise and observation to where its ODE leads (arXiv 2101.02388, sec. 3).
+"""Regression of the teacher's solutions: noise and observation to where its ODE leads (arXiv 2101.02388).
 
 Pairs are made as they are needed, each seen once: a solution of k calls costs k forward passes, about k / 3 steps of
 training, and nothing must be kept, found again or shared between processes.
