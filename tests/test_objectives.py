@@ -32,8 +32,8 @@ H, A = 16, 3
 ODE_PAIR = {"name": "ode_pair", "teacher_calls": 16, "distance": "pseudo_huber"}
 CONSISTENCY = {
     "name": "consistency",
-    "intervals": 20,
-    "teacher_calls": 1,
+    "intervals": 8,
+    "teacher_calls": 2,
     "to_clean": 0.5,
     "distance": "pseudo_huber",
     "score_matching": 1.0,
@@ -305,10 +305,10 @@ def test_the_loss_falls(name):
 
 @pytest.mark.heavy
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("name", "least_on_mode"), [("ode_pair", 0.85), ("consistency", 0.75)])
-def test_one_call_finds_the_modes_of_a_mixture_where_a_step_of_the_teacher_finds_none(name, least_on_mode):
-    """Eight modes of unequal weight, and a teacher without error."""
-    distilled, _, _ = distill_mixture(SETTINGS[name], steps=2000)
+@pytest.mark.parametrize(("name", "steps", "least_on_mode"), [("ode_pair", 2000, 0.85), ("consistency", 1200, 0.6)])
+def test_one_call_finds_the_modes_of_a_mixture_where_a_step_of_the_teacher_finds_none(name, steps, least_on_mode):
+    """Eight modes of unequal weight, and a teacher without error. Both trainings are short."""
+    distilled, _, _ = distill_mixture(SETTINGS[name], steps)
     truth, drawn = draw(2000, seeded(7)), draw(2000, seeded(8))
     samples = {
         "floor": drawn,

@@ -40,8 +40,8 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     """
     if config.seed < 0:
         raise UserError(expected="a seed of at least 0", found=str(config.seed), remedy="set seed=0 or more")
-    lists = {k: tuple(v) if isinstance(v, list) else v for k, v in plain(config.training).items()}
-    settings = TrainingSettings(**lists)
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain(config.training).items()}
+    settings = TrainingSettings(**values)
     eval_command.check(config.eval)
     check_loggers(settings.loggers)
     return settings

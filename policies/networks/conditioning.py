@@ -45,9 +45,10 @@ class JumpEmbedding(LevelEmbedding):
     def __init__(self, width: int) -> None:
         super().__init__(width)
         half = len(self.frequency)
-        self.way_layers = nn.Sequential(nn.Linear(2 * half, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
-        nn.init.zeros_(self.way_layers[-1].weight)
-        nn.init.zeros_(self.way_layers[-1].bias)
+        out = nn.Linear(2 * width, width)
+        self.way_layers = nn.Sequential(nn.Linear(2 * half, 2 * width), nn.SiLU(), out)
+        nn.init.zeros_(out.weight)
+        nn.init.zeros_(out.bias)
 
     def forward(self, level: Tensor) -> Tensor:
         """Levels from and to [... 2] in 0 .. 1 to vectors [... L]."""

@@ -1,13 +1,16 @@
 """Consistency distillation with denoising score matching: CTM (arXiv 2310.02279) as Consistency Policy uses it
 (arXiv 2405.07503).
 
-With G the student's jump, sg(.) its averaged weights, and u the level below t to which the teacher's solver leads:
+With G the student's jump, sg(.) no gradient, G_avg the student with averaged weights, and u the level below t to which
+the teacher's solver leads:
 
-    x_est    = G_sg(G(x_t, t -> s), s -> 0)
-    x_target = G_sg(G_sg(Solver(x_t, t -> u), u -> s), s -> 0)
+    x_est    = G_avg(G(x_t, t -> s), s -> 0)
+    x_target = G_avg(sg(G)(Solver(x_t, t -> u), u -> s), s -> 0)
     loss     = d(x_est, x_target) + weight * |v(x_t, t -> t) - velocity|^2
 
-This is CTM's soft consistency matching in its local form, u the next level of the grid, compared at clean actions.
+This is CTM's soft consistency matching in its local form, u the next level of the grid, compared at clean actions. The
+jump of the target is the student's present one and not the average's (arXiv 2310.14189, sec. 3.2): what is right near
+clean actions has to travel up the grid, an interval at a time, and an average would hold it back at each.
 
 B batch, H horizon, A action, C context.
 """
@@ -87,7 +90,7 @@ class Consistency(Objective):
         with torch.no_grad():
             averaged_context_BC = averaged.context(batch.state_BTS, batch.images)
             solved_BHA = follow(self.teacher, noisy_BHA, self.between(t, u), self.teacher.context(batch))
-            target_BHA = averaged.jump(solved_BHA, u, s, averaged_context_BC)
+            target_BHA = student.jump(solved_BHA, u, s, context_BC)
             target_BHA = averaged.jump(target_BHA, s, torch.zeros_like(s), averaged_context_BC)
         jumped_BHA = student.jump(noisy_BHA, t, s, context_BC)
         estimate_BHA = averaged.jump(jumped_BHA, s, torch.zeros_like(s), averaged_context_BC)
