@@ -73,7 +73,7 @@ def test_absolute_targets_keep_range_velocity_and_acceleration_at_every_step(see
         places.append(limited.action[:2].astype(np.float64))
     velocity = np.diff(places, axis=0) / DT
     acceleration = np.diff(velocity, axis=0, prepend=np.zeros((1, 2))) / DT
-    assert -0.5 - 1e-6 <= np.array(places)[:, 0].min() and np.array(places)[:, 0].max() <= 0.4 + 1e-6
+    assert np.array(places)[:, 0].min() >= -0.5 - 1e-6 and np.array(places)[:, 0].max() <= 0.4 + 1e-6
     assert np.abs(places).max() <= 1 + 1e-6
     assert (np.abs(velocity).max(axis=0) <= np.array([1.0, 2.0]) + 1e-5).all()
     assert np.abs(acceleration).max() <= 3.0 + 1e-3
