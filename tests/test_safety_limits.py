@@ -116,6 +116,10 @@ def test_a_workspace_is_never_left_by_displacements(acceleration):
     assert "workspace" in reasons
     outside = limits.limited(np.array([1.0, 0.0, 0.0]), Observation(state={"point": np.array([0.6, 0.0])}))
     assert outside.action[0] == 0.0, "no further out"
+    for seen in (Observation(state={"point": np.array([np.nan, 0.0])}), NOTHING_SEEN):
+        limits.reset()
+        unseen = limits.limited(np.array([1.0, 0.0, 0.5]), seen)
+        assert unseen.action.tolist() == [0.0, 0.0, 0.5] and "workspace" in unseen.reasons
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

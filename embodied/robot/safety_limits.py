@@ -177,9 +177,11 @@ class SafetyLimiter:
             below, above = position - self._limits.low, self._limits.high - position
             rooms.append(("range", np.where(known, below, infinite), np.where(known, above, infinite)))
         for elements, scale, reference, (low, high) in self._workspaces:
-            shown = np.asarray(observation.state[reference], np.float64)
+            shown = np.asarray(observation.state.get(reference, np.nan), np.float64)
             below, above = infinite.copy(), infinite.copy()
-            below[elements], above[elements] = (shown - low) / scale, (high - shown) / scale
+            known = np.isfinite(shown)  # where nobody knows the place there is no room to move
+            below[elements] = np.where(known, (shown - low) / scale, 0.0)
+            above[elements] = np.where(known, (high - shown) / scale, 0.0)
             rooms.append(("workspace", below, above))
         return rooms
 
