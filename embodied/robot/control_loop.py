@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ class Robot(Protocol):
 class LoopReport:
     """Of one episode."""
 
-    steps: int
-    overruns: int  # control steps that ended after the next one was due
+    steps: int  # that were done
+    skipped: int  # whose time had passed when the one before them ended
     longest_step_s: float  # of the controller alone: observation to action
 
 
@@ -45,7 +46,10 @@ def run_episode(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> LoopReport:
-    """So many control steps, each `dt_s` after the last one; a step that comes late does not move those after it.
+    """So many control periods of `dt_s`, one step at the begin of each.
+
+    A step that takes longer than its period costs those that it reaches into: they are skipped, never made up for,
+    since a robot that gets two commands at once jumps.
 
     Args:
         seed: of the policy's noise.
@@ -53,8 +57,9 @@ def run_episode(
     """
     controller.reset(seed)
     begun_s = clock()
-    overruns, longest_s = 0, 0.0
-    for t in range(steps):
+    t = done = skipped = 0
+    longest_s = 0.0
+    while t < steps:
         if (early_s := begun_s + t * dt_s - clock()) > 0:
             sleep(early_s)
         observation = robot.observe()
@@ -65,5 +70,8 @@ def run_episode(
         if step.action is not None:
             robot.execute(step.action)
         note(observation, step)
-        overruns += clock() > begun_s + (t + 1) * dt_s
-    return LoopReport(steps, overruns, longest_s)
+        done += 1
+        due = max(t + 1, math.ceil((clock() - begun_s) / dt_s))
+        skipped += min(due, steps) - (t + 1)
+        t = due
+    return LoopReport(done, skipped, longest_s)
