@@ -156,13 +156,15 @@ class Sessions:
             refused = self._superseded(session, None)
         self._deliver(refused)
 
-    def begin_episode(self, name: str, owner: Hashable, episode_id: object) -> None:
-        """Reset the session if the robot's name for its episode is another one than before."""
+    def begin_episode(self, name: str, owner: Hashable, episode_id: object) -> bool:
+        """Reset the session if the robot's name for its episode is another one than before; whether it was."""
         with self._lock:
             session = self._registry.of(name, owner)
             before, session.episode_id = session.episode_id, episode_id
-        if before is not None and before != episode_id:
+        has_begun = before is not None and before != episode_id
+        if has_begun:
             self.reset(name, owner)
+        return has_begun
 
     def observe(self, name: str, owner: Hashable, frame: Frame) -> None:
         """Remember the observation of a control step, for a policy with a history; no chunk is computed.
