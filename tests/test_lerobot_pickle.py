@@ -10,62 +10,23 @@ import re
 import subprocess
 import sys
 import time
-import types
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lerobot_pickles import HELPERS, RemotePolicyConfig, TimedAction, TimedObservation, lerobots_names
 
 from embodied.errors import UserError
 from embodied.serving import lerobot_pickle
 from embodied.serving.lerobot_reply import timed_actions
 from embodied.serving.lerobot_values import ALLOWED_NAMES, read_instructions, read_observation
 
-HELPERS = "lerobot.async_inference.helpers"
-
-
-@dataclass
-class TimedData:
-    timestamp: float
-    timestep: int
-
-
-@dataclass
-class TimedAction(TimedData):
-    action: object
-
-
-@dataclass
-class TimedObservation(TimedData):
-    observation: dict
-    must_go: bool = False
-
-
-@dataclass
-class RemotePolicyConfig:
-    policy_type: str
-    pretrained_name_or_path: str
-    lerobot_features: dict
-    actions_per_chunk: int
-    device: str = "cpu"
-    rename_map: dict = field(default_factory=dict)
-
 
 @pytest.fixture(autouse=True)
-def lerobots_names(monkeypatch):
-    """Classes of LeRobot's names and fields, so that pickles name what its own would; LeRobot takes long to import.
-
-    `test_lerobot_grpc` drives LeRobot's own classes.
-    """
-    module = types.ModuleType(HELPERS)
-    for cls in (TimedAction, TimedObservation, RemotePolicyConfig):
-        monkeypatch.setattr(cls, "__module__", HELPERS)
-        setattr(module, cls.__name__, cls)
-    for name in ("lerobot", "lerobot.async_inference"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, HELPERS, module)
+def names():
+    with lerobots_names():
+        yield
 
 
 def observed(protocol=4, **values):
