@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from toy_specs import ReachTask
 @dataclass
 class PointRobotConfig(RobotConfig):
     start: int = 0
+    period_s: float = 0.05
 
 
 class PointRobot(Robot):
@@ -34,6 +36,7 @@ class PointRobot(Robot):
         self.task = ReachTask(horizon=10_000)
         self.seen = self.task.reset(config.start)
         self.commands, self.success, self.is_connected_now = [], False, False
+        self.period_s, self.running, self.sent_s = config.period_s, None, 0.0
 
     @property
     def observation_features(self):
@@ -44,15 +47,22 @@ class PointRobot(Robot):
         return {f"{name}.pos": float for name in ("dx", "dy", "grip")}
 
     def get_observation(self):
+        self.finish()
         values = np.concatenate([self.seen.state["point"], self.seen.state["goal"]])
         motors = {f"{motor}.pos": float(value) for motor, value in zip(self.motors, values, strict=True)}
         return {**motors, "front": np.full((48, 64, 3), 7, np.uint8)}
 
     def send_action(self, action):
+        self.finish()
         self.commands.append([action[name] for name in self.action_features])
-        step = self.task.step(np.array(self.commands[-1], np.float32))
-        self.seen, self.success = step.observation, self.success or step.info["success"]
+        self.running, self.sent_s = np.array(self.commands[-1], np.float32), time.monotonic()
         return action
+
+    def finish(self):
+        """A command takes a control period: what is observed in the same control step does not show it yet."""
+        if self.running is not None and time.monotonic() - self.sent_s > self.period_s / 2:
+            step = self.task.step(self.running)
+            self.seen, self.success, self.running = step.observation, self.success or step.info["success"], None
 
     def connect(self, calibrate=True):
         self.is_connected_now = True
@@ -79,7 +89,7 @@ def main(address: str, fps: int, start: int) -> None:
     config = RobotClientConfig(
         policy_type="act",
         pretrained_name_or_path="/another/policy/that/is/not/loaded",
-        robot=PointRobotConfig(start=start),
+        robot=PointRobotConfig(start=start, period_s=1 / fps),
         actions_per_chunk=4,
         task="reach the goal",
         server_address=address,
@@ -89,7 +99,6 @@ def main(address: str, fps: int, start: int) -> None:
     )
     client = RobotClient(config)
     assert client.start(), "the server refused the stock client"
-    client.robot.get_observation()
     receiver = threading.Thread(target=client.receive_actions, daemon=True)
     receiver.start()
     threading.Timer(12.0, client.shutdown_event.set).start()

@@ -60,8 +60,8 @@ class LeRobotPeer:
             self._arrival.notify()
 
     def awaited(self, wait_s: float) -> Waiting | None:
-        """The newest observation, the control steps between it and the last one that was acted on, and its time since the
-        episode began, in s; None if none comes within `wait_s`."""
+        """The newest observation, the control steps between it and the last one that was acted on, and its time since
+        the episode began, in s; None if none comes within `wait_s`."""
         with self._arrival:
             self._arrival.wait_for(lambda: self._newest is not None or self._is_stopped, wait_s)
             if self._newest is None:
