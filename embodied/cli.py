@@ -43,6 +43,7 @@ COMMANDS = {
     "export": Command(
         "embodied.commands.export", "a checkpoint as ONNX or torch.export, with a parity check", ("run",)
     ),
+    "serve": Command("embodied.commands.serve", "serve a checkpoint to robots, in real time", ("run",)),
     "replay": Command("embodied.commands.replay", "turn a rollout or a demonstration into a Rerun recording", ("run",)),
     "data": Command(
         "embodied.commands.data",
@@ -52,9 +53,9 @@ COMMANDS = {
     ),
     "bench": Command(
         "embodied.commands.bench",
-        "measure: bench sim, collect, kills, data, latency, agreement, experts, policies",
+        "measure: bench sim, collect, kills, data, latency, serve, agreement, experts, policies",
         ("what",),
-        verbs=("agreement", "collect", "data", "experts", "kills", "latency", "policies", "sim"),
+        verbs=("agreement", "collect", "data", "experts", "kills", "latency", "policies", "serve", "sim"),
     ),
     "doctor": Command("embodied.commands.doctor", "what this machine can do, and how to add what is missing"),
 }

@@ -149,7 +149,8 @@ def test_no_bare_import_of_a_mapped_folder():
 
 
 def test_policies_and_sessions_import_on_a_machine_without_simulators_and_stores():
-    wanted = [name for name in MODULES if unit(name) in ("policies", "session", "executors", "normalize")]
+    robots = ("policies", "serving", "session", "executors", "normalize")
+    wanted = [name for name in MODULES if unit(name) in robots]
     program = (
         "import importlib, sys\n"
         "class Absent:\n"

@@ -193,7 +193,7 @@ def test_a_key_that_is_missing_is_named_with_those_that_came():
         said = robot.send({"observation/state": np.zeros(4)})["error"]["message"]
     assert said == (
         "expected 'state/point' in every observation; found the keys observation/state; send it, or say how the "
-        "robot calls it: keys.state/point=..."
+        "robot calls it: observation_keys={state/point: ...}"
     )
 
 
@@ -280,7 +280,7 @@ def test_without_the_key_there_is_health_alone():
 
 def test_more_connections_than_allowed_are_turned_away_and_the_others_go_on():
     with served(most_connections=2) as server, Robot(server) as robot, Robot(server):
-        with pytest.raises((OSError, InvalidMessage), match="HTTP response|[Cc]onnection"):
+        with pytest.raises((OSError, InvalidMessage, ConnectionClosed)):
             Robot(server, open_timeout=2)
         assert 'reason="connections_full"} 1.0' in server.sessions.metrics.text().decode()
         assert robot.ask()["actions"].shape == (4, 3)

@@ -21,10 +21,9 @@ from embodied.evaluation.remote_policy import RemotePolicy, ServerSettings
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_policy
 from embodied.protocols import Policy, Task
+from embodied.serving.access import API_KEY_VARIABLE
 from embodied.training.checkpoint import find_checkpoint
 from embodied.types import Json, Observation, Rollout, TaskSpec
-
-API_KEY_VARIABLE = "EMBODIED_API_KEY"
 
 
 @dataclass(frozen=True)

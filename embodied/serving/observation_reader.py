@@ -55,7 +55,7 @@ class ObservationReader:
         for name in keys or {}:
             if name not in known:
                 raise UserError(
-                    expected=f"a part of the observations of {spec.task} in keys",
+                    expected=f"a part of the observations of {spec.task} in observation_keys",
                     found=f"'{name}'",
                     remedy=nearest(name, known),
                 )
@@ -155,7 +155,7 @@ class ObservationReader:
         return UserError(
             expected=f"'{self.keys[name]}' in every observation",
             found=("the keys " + ", ".join(keys) if keys else "no keys")[:LONGEST_FOUND],
-            remedy=f"send it, or say how the robot calls it: keys.{name}=...",
+            remedy=f"send it, or say how the robot calls it: observation_keys={{{name}: ...}}",
         )
 
 
