@@ -214,6 +214,10 @@ HOSTILE = {
     ),
     "a storage with a global": (lambda: raw(torch_storage(b"cos\nsystem\n")), "the name os.system"),
     "a storage of another kind": (lambda: raw(torch_storage(b"ctorch\nQInt8Storage\n")), "torch.QInt8Storage"),
+    "a storage without a persistent id": (
+        lambda: raw(torch_storage(b"ctorch\nFloatStorage\n").replace(b"q\x04Q.", b"\x85\x85\x85.")),
+        "a torch storage that is described by a tuple",
+    ),
     "a storage of nonsense": (
         lambda: raw(named("torch.storage", "_load_from_bytes"), b"C\x01N\x85R"),
         "no end|no pickle",

@@ -102,6 +102,13 @@ def read_pickle(data: bytes, names: Names, what: str) -> Any:
             found=str(error),
             remedy="nothing of it was run; use LeRobot's own robot_client, of version 0.6",
         ) from error
+    except (ValueError, TypeError, ArithmeticError, MemoryError, RecursionError) as error:
+        # What a constructor of ours did not foresee in values that are not as its kind of object has them.
+        raise UserError(
+            expected=f"a pickle of {what}, of plain data alone",
+            found=f"values that do not go together ({type(error).__name__})",
+            remedy="nothing of it was run; use LeRobot's own robot_client, of version 0.6",
+        ) from error
 
 
 def read_from(stream: io.BytesIO, names: Names, persistent: Callable[[Any], Any] | None = None) -> Any:

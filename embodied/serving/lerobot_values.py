@@ -169,7 +169,10 @@ def _storage(data: Any) -> _Storage:
     system = read_from(header, {})
     if numbers != (_MAGIC, _PROTOCOL) or type(system) is not dict or system.get("little_endian") is not True:
         raise Refused("a torch storage in another format than torch 2 writes")
-    dtype, count = read_from(header, _STORAGE_NAMES, _described_storage)
+    described = read_from(header, _STORAGE_NAMES, _described_storage)
+    if not isinstance(described, _Description):
+        raise Refused(f"a torch storage that is described by {kind_of(described)}")
+    dtype, count = described.dtype, described.count
     read_from(header, {})
     begin = header.tell()
     size = count * dtype.itemsize
@@ -178,13 +181,19 @@ def _storage(data: Any) -> _Storage:
     return _Storage(np.frombuffer(data, dtype, count, begin + 8))
 
 
-def _described_storage(id: Any) -> tuple[np.dtype, int]:
+@dataclass(frozen=True)
+class _Description:
+    dtype: np.dtype
+    count: int
+
+
+def _described_storage(id: Any) -> _Description:
     if type(id) is not tuple or len(id) != 6 or type(id[0]) is not str or id[0] != "storage":
         raise Refused("a torch storage that is described otherwise than torch does")
     _, dtype, _, _, count, view = id
     if not isinstance(dtype, np.dtype) or type(count) is not int or not 0 <= count < 2**48 or view is not None:
         raise Refused("a torch storage of another kind")
-    return dtype, count
+    return _Description(dtype, count)
 
 
 _STORAGE_NAMES = {("torch", name): np.dtype(code) for name, code in _STORAGES.items()}
