@@ -1,6 +1,5 @@
 """openpi's own client, unmodified, in an environment of its own: its numpy is below 2, ours is not."""
 
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from embodied.types import Observation
 
 ENVIRONMENT = "EMBODIED_OPENPI_VENV"  # a virtual environment with openpi-client, or where to make one
 PACKAGES = ("openpi-client==0.1.2", "typing_extensions", "numpy<2")
-ROBOT = Path(__file__).with_name("openpi_robot.py")
+TOOLS = Path(__file__).parent.parent / "tools"
 
 pytestmark = pytest.mark.heavy
 
@@ -35,12 +34,25 @@ def openpi_python():
     return python
 
 
-def drive(python, server, requests, key=""):
-    command = [str(python), str(ROBOT), str(urlsplit(server.address).port), str(requests), key]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture
+def make_robot(openpi_python, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from openpi_episodes import OpenpiRobot
+
+    return lambda server, key: OpenpiRobot(openpi_python, urlsplit(server.address).port, key)
+
+
+def driven(robot, requests, dt_s):
+    """Actions of a point that goes where it is sent, one request every four steps."""
+    robot.reset()
+    point, goal, executed = np.zeros(2, np.float32), np.array([0.5, -0.5], np.float32), []
+    for step in range(4 * requests):
+        observation = {"state/point": point, "state/goal": goal, "prompt": "reach", "time_s": step * dt_s}
+        answer = robot.ask(observation)
+        assert not answer["stale"]
+        executed.append(np.asarray(answer["actions"], np.float32))
+        point = (point + 0.1 * np.clip(executed[-1][:2], -1, 1)).astype(np.float32)
+    return executed
 
 
 def in_this_process(policy, requests):
@@ -55,11 +67,15 @@ def in_this_process(policy, requests):
     return executed
 
 
-def test_an_unmodified_client_and_broker_drive_a_robot_as_a_session_in_this_process_does(openpi_python):
+def test_an_unmodified_client_and_broker_drive_a_robot_as_a_session_in_this_process_does(make_robot):
     policy = toy_policy({**SDP, "history": 1})
     with served(policy, text=True, api_key="secret") as server:
-        seen = drive(openpi_python, server, 12, "secret")
-    assert seen["numpy"].startswith("1.") and seen["metadata"]["action_steps"] == 4
-    assert np.array_equal(np.asarray(seen["executed"], np.float32), in_this_process(policy, 12))
-    assert "'state/point' as 2 numbers" in seen["refused"] and seen["answered_after_the_refusal"] == 4
-    assert seen["timing"]["server_timing"]["prev_total_ms"] > 0 and seen["stale"] == 0
+        robot = make_robot(server, "secret")
+        assert robot.greeting["numpy"].startswith("1.") and robot.greeting["action_steps"] == 4
+        executed = driven(robot, 12, policy.spec.dt_s)
+        refused = robot.ask({"state/point": np.zeros(5, np.float32)})
+        after = robot.ask({"state/point": np.zeros(2, np.float32), "state/goal": np.zeros(2, np.float32)})
+        robot.close()
+    assert np.array_equal(executed, in_this_process(policy, 12))
+    assert "'state/point' as 2 numbers" in refused["error"]
+    assert after["server_timing"]["prev_total_ms"] > 0 and len(after["actions"]) == 3
