@@ -81,6 +81,7 @@ def test_a_server_serves_swaps_and_ends_as_it_is_told(tmp_path):
         client = PolicyClient(server.address)
         before = client.infer(message())
         assert server.log("ready")["policy"] == "sdp k=2"
+        assert "no_proxy=127.0.0.1,localhost" in server.lines[0]["event"]
         checkpoint(folder, seed=1)
         server.process.send_signal(signal.SIGHUP)
         swapped = server.log("swapped")

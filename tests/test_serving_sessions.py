@@ -12,6 +12,7 @@ from toy_policies import DIFFUSION, SDP, toy_policy, toy_stream
 
 from embodied.errors import UserError
 from embodied.serving.answers import from_now_on
+from embodied.serving.recorder import RecordingQueue
 from embodied.serving.registry import SessionsFull, SessionTaken
 from embodied.serving.served_session import Frame
 from embodied.serving.sessions import Sessions, SessionSettings
@@ -329,8 +330,10 @@ def test_a_checkpoint_of_another_spec_is_not_swapped_in():
     from toy_specs import absolute_spec
 
     with serving(TellingPolicy()) as sessions:
-        with pytest.raises(UserError, match="the same robot and task, toy/reach; found one of another spec"):
+        with pytest.raises(UserError, match="the same robot and task, toy/reach; found another one"):
             sessions.swap(TellingPolicy(spec=absolute_spec()), "def", toy_observation())
+        with pytest.raises(UserError, match="found another one .history: 2 against 1.; start another server"):
+            sessions.swap(TellingPolicy(history=2), "def", toy_observation())
         assert ask(sessions).policy == "abc"
 
 
@@ -348,6 +351,77 @@ def test_what_waits_at_the_end_is_answered_and_nobody_hangs_after_it():
         assert {box.get(timeout=1).session for _ in range(2)} == {"a", "b"}
         with pytest.raises(UserError, match="a server that runs; found one that has stopped"):
             ask(sessions)
+
+
+def test_no_garbage_is_collected_while_a_robot_waits():
+    import gc
+
+    was_enabled = []
+
+    class Watching(TellingPolicy):
+        def step(self, *words):
+            was_enabled.append(gc.isenabled())
+            return super().step(*words)
+
+    with serving(Watching()) as sessions:
+        was_enabled.clear()
+        ask(sessions)
+    assert was_enabled == [False] and gc.isenabled()
+
+
+class Notes:
+    """A recorder that notes; it waits for `go`, and fails at a session called "broken"."""
+
+    def __init__(self):
+        self.go, self.noted, self.is_closed = threading.Event(), [], False
+        self.go.set()
+
+    def request(self, recorded):
+        assert self.go.wait(10)
+        if recorded.session == "broken":
+            raise OSError("no space")
+        self.noted.append(recorded)
+
+    def close(self):
+        self.is_closed = True
+
+
+def recorded_sessions(recorder, capacity, drops):
+    recording = RecordingQueue(recorder, capacity, drops.append)
+    sessions = Sessions(TellingPolicy(), SessionSettings(), recording=recording)
+    sessions.start(toy_observation())
+    return sessions, recording
+
+
+def test_a_recorder_is_told_of_answers_and_refusals_and_its_failures_are_counted():
+    recorder, drops = Notes(), []
+    sessions, recording = recorded_sessions(recorder, 100, drops)
+    for name in ("a", "broken", "a"):
+        ask(sessions, name, executed=2)
+    with pytest.raises(UserError):
+        ask(sessions, time_s=-9.0)
+    sessions.stop()
+    recording.close()
+    assert [record.session for record in recorder.noted] == ["a", "a", "a"] and recorder.is_closed
+    assert [record.executed for record in recorder.noted] == [2, 2, None]
+    assert recorder.noted[1].answer.asked_s == pytest.approx(0.2) and recorder.noted[1].refusal == ""
+    assert recorder.noted[2].answer is None and "order of time" in recorder.noted[2].refusal
+    assert drops == ["recorder_failed"] and recording.dropped == 1
+
+
+def test_a_recorder_that_is_too_slow_costs_records_and_no_time():
+    recorder, drops = Notes(), []
+    recorder.go.clear()
+    sessions, recording = recorded_sessions(recorder, 2, drops)
+    began_s = time.monotonic()
+    for _ in range(10):
+        ask(sessions)
+    assert time.monotonic() - began_s < 5.0
+    assert recording.dropped == len(drops) >= 7 and set(drops) == {"recorder_queue"}
+    recorder.go.set()
+    sessions.stop()
+    recording.close()
+    assert len(recorder.noted) + recording.dropped == 10
 
 
 def test_a_policy_that_never_ends_is_an_error_and_no_hang():

@@ -16,8 +16,10 @@ import torch
 from omegaconf import OmegaConf
 
 from embodied.benchmarks.answering_process import AnsweringProcess
+from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
 from embodied.evaluation.latency import measure_latency
+from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.policy_file import build_policy
 from embodied.types import ActionSpec, Json, Observation, StateSpec, TaskSpec
 
@@ -85,15 +87,8 @@ def _measure(cell: LatencyCell) -> Json:
 def _timed(cell: LatencyCell) -> Json:
     memory = psutil.Process().memory_info
     before = memory().rss
-    policy = build_policy(
-        _spec(cell), {**_conf("policy", cell.policy), **cell.settings}, _conf("network", cell.network)
-    )
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.parameters():  # the networks begin as the identity, which would hide differences
-            parameter.add_(0.02 * torch.randn(parameter.shape))
-    policy = policy.to(cell.device).eval()
-    policy.configure(engine=cell.engine)
+    settings = {**cell.settings, "name": cell.policy}
+    policy = made_policy(_spec(cell), cell.network, settings, cell.engine, device=cell.device)
     stream = _stream(policy.spec, STREAM_STEPS)
     begun = time.perf_counter()
     state = policy.initial_state(0)
@@ -113,6 +108,35 @@ def _timed(cell: LatencyCell) -> Json:
             "memory_mb": (memory().rss - before) / MB,
         },
     }
+
+
+def made_policy(
+    spec: TaskSpec,
+    network: str,
+    policy: Mapping[str, Any],
+    engine: str,
+    *,
+    encoder: str = STATE_ENCODER["name"],
+    device: str = "cpu",
+) -> DenoisingPolicy:
+    """A policy with random weights, to be timed.
+
+    Args:
+        network, encoder: of conf/network and conf/encoder.
+        policy: `name`, of conf/policy, and settings beside those of that file.
+
+    Raises:
+        UserError: settings that do not fit, or an engine that cannot run here.
+    """
+    torch.manual_seed(0)
+    settings = {**_conf("policy", policy["name"]), **policy}
+    built = build_policy(spec, settings, _conf("network", network), _conf("encoder", encoder))
+    with torch.no_grad():
+        for parameter in built.parameters():  # the networks begin as the identity, which would hide differences
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    built = built.to(device).eval()
+    built.configure(engine=engine)
+    return built
 
 
 def _conf(group: str, name: str) -> dict[str, Any]:

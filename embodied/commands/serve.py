@@ -63,6 +63,7 @@ def run(config: DictConfig) -> None:
     checkpoint = load_checkpoint(config)
     handler = log_to(sys.stderr)
     try:
+        _hint_at_proxies()
         server = _server(config, checkpoint, api_key, tls)
         _serve(config, server, checkpoint)
     finally:
@@ -169,14 +170,38 @@ def _swapped(config: DictConfig, server: PolicyServer, present: ServedCheckpoint
     metrics = server.sessions.metrics
     try:
         newest = load_checkpoint(config)
+        _check_inputs(newest, present)
         if newest.weights == present.weights:
             LOG.info("no other checkpoint", extra={"checkpoint": str(newest.path)})
             return present
         server.swap(newest.policy, newest.weights, newest.warm_up_observation())
-    except UserError as error:
+    except UserError as error:  # a file that is being written, perhaps
         metrics.swapped("refused")
         LOG.error("the checkpoint stays", extra={"why": str(error)})
         return present
     metrics.swapped("done")
     LOG.info("swapped", extra={"checkpoint": str(newest.path), "weights": newest.weights})
     return newest
+
+
+def _check_inputs(newest: ServedCheckpoint, present: ServedCheckpoint) -> None:
+    """
+    Raises:
+        UserError: the newest policy sees other parts of the observations, which robots may not send.
+    """
+    if differences := newest.policy.inputs.differences(present.policy.inputs):
+        raise UserError(
+            expected="a policy that sees what the present one sees",
+            found="; ".join(differences[:3]),
+            remedy="start another server for it",
+        )
+
+
+def _hint_at_proxies() -> None:
+    """openpi's client goes through the environment's proxy even to this machine; ours does not."""
+    proxies = [name for name in ("http_proxy", "https_proxy", "all_proxy") if os.environ.get(name)]
+    if proxies and "127.0.0.1" not in os.environ.get("no_proxy", ""):
+        LOG.warning(
+            "a proxy is set: clients on this machine need no_proxy=127.0.0.1,localhost",
+            extra={"variables": ", ".join(proxies)},
+        )

@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from ssl import SSLContext
@@ -179,8 +180,7 @@ class OpenpiServer:
             connection.send(wire.pack(self._metadata()))
             self._answer_all(connection, conversation)
         except EndOfConversation as end:
-            connection.send(end.message)
-            connection.close(end.code, _shortened(end.message))
+            _part(connection, end.message, end.code)
         except TimeoutError:
             self._dropped("idle")
             connection.close(CloseCode.POLICY_VIOLATION, f"nothing came for {self._settings.idle_timeout_s:g} s")
@@ -192,8 +192,7 @@ class OpenpiServer:
             extra["why"] = str(closed)
         except Exception:
             LOG.exception("a connection failed", extra=extra)
-            connection.send("the server failed; its log says why")
-            connection.close(CloseCode.INTERNAL_ERROR, "the server failed")
+            _part(connection, "the server failed; its log says why", CloseCode.INTERNAL_ERROR)
         finally:
             conversation.close()
             self._connections.discard(connection)
@@ -205,6 +204,13 @@ class OpenpiServer:
             received_s = time.monotonic()
             connection.send(conversation.answer(frame))
             conversation.sent(received_s)
+
+
+def _part(connection: ServerConnection, message: str, code: int) -> None:
+    """Say why the session cannot go on, and end it; the client may be gone already."""
+    with suppress(ConnectionClosed):
+        connection.send(message)
+        connection.close(code, message.encode()[:LONGEST_REASON].decode(errors="ignore"))
 
 
 def _set_timeouts(sock: socket.socket, timeout_s: float) -> None:
@@ -232,10 +238,6 @@ def _response(page: Page) -> Response:
 def _peer(connection: ServerConnection) -> str:
     address = connection.remote_address
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
-
-
-def _shortened(message: str) -> str:
-    return message.encode()[:LONGEST_REASON].decode(errors="ignore")
 
 
 def _handshake_log() -> logging.Logger:

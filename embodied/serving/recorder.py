@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,8 +38,13 @@ class Recorder(Protocol):
 class RecordingQueue:
     """Hands records to a recorder in a thread of its own. What does not fit into the queue is dropped and counted."""
 
-    def __init__(self, recorder: Recorder, capacity: int) -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: Recorder, capacity: int, dropped: Callable[[str], None] = lambda reason: None) -> None:
+        """
+        Args:
+            capacity: records that may wait.
+            dropped: is told the reason of each drop.
+        """
+        self._recorder, self._tell_dropped = recorder, dropped
         self._queue: queue.Queue[RecordedRequest | None] = queue.Queue(capacity)
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -49,12 +55,16 @@ class RecordingQueue:
         try:
             self._queue.put_nowait(recorded)
         except queue.Full:
-            self.dropped += 1
+            self._drop("recorder_queue")
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Let the recorder finish what is in the queue."""
         self._queue.put(None, timeout=timeout_s)
         self._thread.join(timeout_s)
+
+    def _drop(self, reason: str) -> None:
+        self.dropped += 1
+        self._tell_dropped(reason)
 
     def _run(self) -> None:
         while (recorded := self._queue.get()) is not None:
@@ -62,6 +72,6 @@ class RecordingQueue:
                 self._recorder.request(recorded)
             except Exception:
                 # A recording that fails must not end those that follow, and the robot least of all.
-                self.dropped += 1
+                self._drop("recorder_failed")
                 logging.getLogger(__name__).exception("recording failed")
         self._recorder.close()

@@ -282,12 +282,7 @@ class Sessions:
         Raises:
             UserError: the other policy has another spec, or cannot act. The present one goes on then.
         """
-        if differences := policy.spec.differences(self.spec):
-            raise UserError(
-                expected=f"a policy for the same robot and task, {self.spec.task}",
-                found=f"one of another spec ({'; '.join(differences[:3])})",
-                remedy="start another server for it",
-            )
+        check_alike(policy, self.policy)
         costs = warm_up(policy, self._inference.costs.sizes, observation)
 
         def replace() -> None:
@@ -360,3 +355,21 @@ class Sessions:
                     "" if answer is not None else str(outcome),
                 )
             )
+
+
+def check_alike(policy: Policy, present: Policy) -> None:
+    """Whether robots that were told of the present policy can go on with the other one.
+
+    Raises:
+        UserError: they cannot.
+    """
+    differences = policy.spec.differences(present.spec)
+    for name in ("action_steps", "history", "inference_delay"):
+        if getattr(policy, name) != getattr(present, name):
+            differences.append(f"{name}: {getattr(policy, name)} against {getattr(present, name)}")
+    if differences:
+        raise UserError(
+            expected=f"a policy for the same robot and task, {present.spec.task}",
+            found=f"another one ({'; '.join(differences[:3])})",
+            remedy="start another server for it",
+        )
