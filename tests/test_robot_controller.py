@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from clock_policy import ClockPolicy
 from toy_policies import DIFFUSION, SDP, toy_policy
-from toy_specs import ReachTask
+from toy_specs import ReachTask, toy_spec
 from virtual_link import VirtualLink, drive, served
 
 from embodied.errors import UserError
@@ -246,6 +246,26 @@ def test_a_server_that_does_not_state_its_policy_is_named(metadata):
         ServedPolicy.from_metadata(metadata)
     with pytest.raises(UserError, match="an answer with actions"):
         AnsweredChunk.from_answer({"actions": [[0.0]]})
+
+
+def test_a_policy_for_another_robot_is_refused():
+    metadata = {"spec": toy_spec().to_json(), "action_steps": 4, "inference_delay": 0, "history": 1}
+    assert ServedPolicy.from_metadata(metadata, toy_spec()).action_steps == 4
+    faster = dataclasses.replace(toy_spec(), control_hz=50.0)
+    with pytest.raises(UserError, match="a policy for toy/reach; found one for toy/reach .control_hz: 10.0 against 50"):
+        ServedPolicy.from_metadata(metadata, faster)
+
+
+def test_skipped_control_steps_roll_the_buffer_by_no_more_than_a_chunk():
+    policy = ClockPolicy(2)
+    controller, link = controlled(policy, lambda number: 0.0)
+    controller.reset(1)
+    observation = ReachTask().reset(1)
+    for t in (0, 1, 2, 3, 5):  # the loop was late, and the first chunk has 6 actions
+        link.tick(0.1 * t)
+        step = controller.step(dataclasses.replace(observation, time_s=0.1 * t))
+    assert policy.asked == [(0, 4), (5, 4)]
+    assert np.array_equal(step.action, policy.wanted([5])[0]), "each action at its time all the same"
 
 
 def test_reset_comes_first():

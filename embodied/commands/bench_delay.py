@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from embodied.catalog import make_task
 from embodied.commands.bench_episodes import success_ever
 from embodied.commands.bench_pages import markdown, results_folder, run_with_page
 from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
@@ -139,8 +140,6 @@ def _delays(config: DictConfig) -> list[float]:
 
 
 def _control_hz(policy: EvaluatedPolicy) -> float:
-    from embodied.catalog import make_task
-
     task = make_task(policy.task)
     try:
         return task.spec.control_hz

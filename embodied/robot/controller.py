@@ -121,7 +121,8 @@ class RobotController:
         """The action of this control step.
 
         Args:
-            observation: with its time, in s since the episode began, one control period after the last one.
+            observation: with its time, in s since the episode began, one control period after the last one. Its
+                arrays are sent from another thread: they may not be changed any more.
 
         Raises:
             UserError: `reset` was never called, or the time is none.
@@ -196,7 +197,7 @@ class RobotController:
         request["deadline_s"] = self._deadline_s()
         executed = self._executor.executed(observation.time_s)
         if executed is not None and self._last_answer_was_fresh:
-            request["executed"] = executed
+            request["executed"] = min(executed, self._served.action_steps)  # more where control steps were skipped
         if self._served.history > 1:
             request["earlier"] = [self._served.observed(one) for one in self._earlier]
         if self._executed:

@@ -24,10 +24,13 @@ class ServedPolicy:
     keys: Mapping[str, str]  # our name of an observed value -> the server's
 
     @staticmethod
-    def from_metadata(metadata: Json) -> ServedPolicy:
+    def from_metadata(metadata: Json, spec: TaskSpec | None = None) -> ServedPolicy:
         """
+        Args:
+            spec: what the robot shows and takes; None: whatever the server says.
+
         Raises:
-            UserError: the server does not state what a controller needs to know.
+            UserError: the server does not state what a controller needs to know, or its policy is for another robot.
         """
         try:
             keys = metadata.get("keys") or {}
@@ -42,6 +45,12 @@ class ServedPolicy:
             raise _foreign(
                 f"action_steps {served.action_steps}, inference_delay {served.inference_delay}, history "
                 f"{served.history}"
+            )
+        if spec is not None and (differences := served.spec.differences(spec)):
+            raise UserError(
+                expected=f"a policy for {spec.task}",
+                found=f"one for {served.spec.task} ({'; '.join(differences[:3])})",
+                remedy="serve a policy that was trained for this robot",
             )
         return served
 
