@@ -360,7 +360,10 @@ def complete(line: str, capsys, monkeypatch) -> list[str]:
         ("embodied data repair outputs/x.zarr drop", ["drop_damaged="]),
         (
             "embodied bench ",
-            [f"{what} " for what in "agreement collect data experts kills latency policies serve sim".split()],
+            [
+                *("agreement ", "collect ", "data ", "experts ", "kills ", "latency ", "policies "),
+                *("serve ", "sim "),
+            ],
         ),
         ("embodied nothing x", []),
     ],

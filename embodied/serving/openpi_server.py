@@ -51,8 +51,8 @@ class ListeningSettings:
     handshake_timeout_s: float = 5.0
     idle_timeout_s: float = 300.0  # without a whole message a connection is closed
     send_timeout_s: float = 5.0  # for a client that does not read
-    ping_interval_s: float = 20.0
-    ping_timeout_s: float = 20.0
+    ping_interval_s: float = 5.0  # a robot that went away without a word holds its session until both have passed
+    ping_timeout_s: float = 10.0
 
 
 class OpenpiServer:
