@@ -358,7 +358,13 @@ def complete(line: str, capsys, monkeypatch) -> list[str]:
         ("embodied data wh", ["what="]),
         ("embodied data verify st", ["stated.", "store="]),
         ("embodied data repair outputs/x.zarr drop", ["drop_damaged="]),
-        ("embodied bench ", ["agreement ", "collect ", "data ", "experts ", "kills ", "latency ", "policies ", "sim "]),
+        (
+            "embodied bench ",
+            [
+                *("agreement ", "collect ", "data ", "experts ", "kills ", "latency ", "policies "),
+                *("serve ", "sim "),
+            ],
+        ),
         ("embodied nothing x", []),
     ],
 )

@@ -176,9 +176,9 @@ def test_another_episode_id_is_a_reset():
 
 
 def test_a_session_that_was_silent_for_long_begins_a_new_episode():
-    with serving(TellingPolicy(), reset_after_s=0.05) as sessions:
+    with serving(TellingPolicy(), reset_after_s=0.5) as sessions:
         assert [ask(sessions).episode for _ in range(2)] == [1, 1]
-        time.sleep(0.1)
+        time.sleep(0.7)
         answer = ask(sessions)
     assert (answer.episode, answer.asked_s, answer.chunk.actions[0, 1]) == (2, 0.0, 0)
 
@@ -192,7 +192,7 @@ def test_a_stale_request_gets_the_newest_chunk_at_its_deadline():
         answer = ask(sessions, time_s=0.1, deadline_s=0.05)
         took_s = time.monotonic() - began_s
         assert answer.stale and not answer.late and answer.reason == "deadline"
-        assert 0.05 <= took_s < 0.5
+        assert 0.05 <= took_s < 5.0
         assert answer.observed_s == 0.0 and answer.asked_s == 0.1
         actions, start_s, valid = from_now_on(answer, policy.spec.action)
         assert (len(actions), start_s, valid) == (4, pytest.approx(0.1), 3)

@@ -34,6 +34,7 @@ from embodied.types import Json
 
 WITNESS_REQUESTS = 20
 PEERS_TIMEOUT_S = 30.0
+USUAL_POLICY: Json = {"name": "sdp", "k": 1, "history": 1}
 CONTROL_HZ = 50.0  # of the served specs; deadlines are the requests' own
 UNHURRIED: Json = {"deadline_periods": 1000.0}  # nothing is answered before it is computed
 
@@ -52,6 +53,7 @@ def run(config: DictConfig) -> Path:
 
 def _measured(directory: RunDirectory) -> tuple[list[Json], str]:
     settings: Json = OmegaConf.to_container(directory.config.serve, resolve=True)  # type: ignore[assignment]
+    settings["policy"] = settings["policy"] or USUAL_POLICY
     rows: list[Json] = []
     for part in settings["parts"]:
         for row in PARTS[part](settings, directory.config.seed):

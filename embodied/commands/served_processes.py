@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class ServerProcess:
     """What runs in the process: answers "address", "memory" (bytes, resident) and "metrics"."""
 
     def __init__(self, policy: Policy, sessions: Mapping[str, Any]) -> None:
+        logging.getLogger("embodied.serving").setLevel(logging.CRITICAL)  # what is refused is counted, not told
         reader = ObservationReader(policy.spec)
         listening = ListeningSettings(
             port=0, rate_limit=1e9, largest_frame=FRAME_LIMIT, handshake_timeout_s=1.0, send_timeout_s=2.0,

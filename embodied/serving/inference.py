@@ -153,14 +153,17 @@ class InferenceThread:
                         pending.frame, pending.asked_s, pending.executed, pending.earlier
                     )
                     ready.append((pending, step, repeated))
-                except UserError as error:
+                except Exception as error:
                     pending.is_answered = True
-                    outcomes.append((pending, error))
+                    outcomes.append((pending, _as_user_error(error)))
         if ready:
             outcomes += self._stepped(ready, began_s)
         for pending, outcome in outcomes:
-            self._finished(pending, outcome)
-            pending.deliver(outcome)
+            try:
+                self._finished(pending, outcome)
+                pending.deliver(outcome)
+            except Exception:  # of whoever asked; the others go on
+                LOG.exception("an answer could not be delivered")
 
     def _stepped(self, ready: list[tuple[PendingRequest, PreparedStep, bool]], began_s: float) -> list[Outcome]:
         fresh = ready[0][0].session.is_fresh
@@ -169,7 +172,6 @@ class InferenceThread:
         except Exception as error:
             if len(ready) > 1:  # whoever spoils the step is alone with it
                 return [outcome for one in ready for outcome in self._stepped([one], self._clock())]
-            LOG.exception("the policy failed")
             return self._failed(ready[0][0], error)
         now_s = self._clock()
         self.costs.note(fresh, len(ready), now_s - began_s)
@@ -210,14 +212,8 @@ class InferenceThread:
         return self._given(pending, answer)
 
     def _failed(self, pending: PendingRequest, error: Exception) -> list[Outcome]:
-        if not isinstance(error, UserError):
-            error = UserError(
-                expected="a policy that can act on this observation",
-                found=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                remedy="look into the server's log",
-            )
         with self._lock:
-            given = self._given(pending, error)
+            given = self._given(pending, _as_user_error(error))
         return [] if given is None else [given]
 
     @staticmethod
@@ -226,3 +222,15 @@ class InferenceThread:
             return None
         pending.is_answered = True
         return pending, outcome
+
+
+def _as_user_error(error: Exception) -> UserError:
+    """In a sentence; what nobody expected goes into the log as well."""
+    if isinstance(error, UserError):
+        return error
+    LOG.error("the policy failed", exc_info=error)
+    return UserError(
+        expected="a policy that can act on this observation",
+        found=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+        remedy="look into the server's log",
+    )

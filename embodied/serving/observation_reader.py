@@ -186,6 +186,8 @@ def _numbers(value: Any, name: str, shape: tuple[int, ...], meaning: str) -> np.
             found=_described(value),
             remedy="send it as /spec says",
         )
+    if value.dtype == np.float32:
+        return value
     with np.errstate(over="ignore"):  # too large a number is infinite then, and named as that
         return value.astype(np.float32)
 

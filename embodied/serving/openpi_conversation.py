@@ -20,6 +20,7 @@ from embodied.types import Json
 LOG = logging.getLogger(__name__)
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013  # close codes of RFC 6455
 MOST_REFUSALS = 100  # one after the other: this client will not get it right any more
+LOGGED_REFUSALS = (0, 1, 10, 100)  # of those in a row, so that nobody fills the disk; 0: the session's end
 
 
 class EndOfConversation(Exception):
@@ -158,8 +159,8 @@ class OpenpiConversation:
         return message
 
     def _refusal(self, error: UserError, message: Any) -> bytes | str:
-        self._count(error)
         self._refusals += 1
+        self._count(error)
         if self._refusals >= MOST_REFUSALS:
             raise EndOfConversation(f"{MOST_REFUSALS} refused requests one after the other; the last one: {error}")
         if self._refuses_by_text:
@@ -169,7 +170,9 @@ class OpenpiConversation:
 
     def _count(self, error: UserError) -> None:
         self._sessions.metrics.dropped(_reason(error))
-        LOG.warning("refused", extra={"connection": self._name, "why": str(error)})
+        if self._refusals in LOGGED_REFUSALS:
+            extra = {"connection": self._name, "why": str(error), "in_a_row": self._refusals}
+            LOG.warning("refused", extra=extra)
 
 
 class _TooFast(UserError):

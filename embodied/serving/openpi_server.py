@@ -51,8 +51,8 @@ class ListeningSettings:
     handshake_timeout_s: float = 5.0
     idle_timeout_s: float = 300.0  # without a whole message a connection is closed
     send_timeout_s: float = 5.0  # for a client that does not read
-    ping_interval_s: float = 20.0
-    ping_timeout_s: float = 20.0
+    ping_interval_s: float = 5.0  # a robot that went away without a word holds its session until both have passed
+    ping_timeout_s: float = 10.0
 
 
 class OpenpiServer:
@@ -79,6 +79,7 @@ class OpenpiServer:
         self._settings, self._converse, self._metadata = settings, converse, metadata
         self._routes, self._dropped = routes, dropped
         self._connections: set[ServerConnection] = set()
+        self._answering: set[ServerConnection] = set()  # those with a request that has no answer yet
         self._handling = 0
         self._lock = threading.Lock()
         self._drains = False
@@ -102,10 +103,21 @@ class OpenpiServer:
         while self._connections and time.monotonic() < deadline_s:
             time.sleep(0.02)
         self._server.shutdown()
-        for connection in list(self._connections):
-            connection.close(CloseCode.GOING_AWAY, "the server ends")
-        while self._handling and time.monotonic() < deadline_s + self._settings.send_timeout_s:
+        # Each in a thread: one that does not answer the closing handshake must not hold up the others.
+        closing = [threading.Thread(target=self._send_away, args=(one,)) for one in list(self._connections)]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
+        while self._handling and time.monotonic() < deadline_s + 3 * self._settings.send_timeout_s:
             time.sleep(0.02)
+
+    def _send_away(self, connection: ServerConnection) -> None:
+        """Close once the request that is being answered has its answer."""
+        deadline_s = time.monotonic() + self._settings.send_timeout_s
+        while connection in self._answering and time.monotonic() < deadline_s:
+            time.sleep(0.002)
+        connection.close(CloseCode.GOING_AWAY, "the server ends")
 
     def _listening(self) -> Server:
         settings = self._settings
@@ -202,7 +214,11 @@ class OpenpiServer:
         while True:
             frame = connection.recv(timeout=self._settings.idle_timeout_s)
             received_s = time.monotonic()
-            connection.send(conversation.answer(frame))
+            self._answering.add(connection)
+            try:
+                connection.send(conversation.answer(frame))
+            finally:
+                self._answering.discard(connection)
             conversation.sent(received_s)
 
 

@@ -42,7 +42,7 @@ class SessionRegistry:
             raise SessionTaken(
                 expected=f"session '{name}' to be free",
                 found="another client that holds it",
-                remedy="choose another key, or end the other client first",
+                remedy="choose another key, or end the other client; one that vanished is noticed within seconds",
             )
         if len(self._sessions) >= self._most:
             raise SessionsFull(

@@ -48,3 +48,19 @@ class PendingRequest:
             policy=policy,
             timings=Timings(self.received_s, queue_ms, computed.infer_ms, computed.batch),
         )
+
+    def earlier_answer(self, reason: str, policy: str, now_s: float) -> Answer | None:
+        """The answer with the session's newest chunk, in the place of this request's own; its observation is kept.
+
+        None if it has its answer already, belongs to an episode that is over, or no action of that chunk is of use.
+        """
+        session = self.session
+        if self.is_answered or session.episode != self.episode:
+            return None
+        newest = session.newest_valid(self.asked_s)
+        if newest is None:
+            return None
+        self.is_answered = True
+        session.observe_late(self.frame, self.asked_s)
+        waited_ms = 1000 * (now_s - self.received_s)
+        return self.answer(newest, policy, now_s, queue_ms=waited_ms, reason=reason, repeated=False)

@@ -12,6 +12,7 @@ from embodied.errors import UserError
 from embodied.protocols import Policy
 from embodied.serving.answers import Answer
 from embodied.serving.batching import StepCosts, batch_sizes
+from embodied.serving.exchange import check_exchangeable
 from embodied.serving.inference import InferenceThread
 from embodied.serving.metrics import ServingMetrics
 from embodied.serving.recorder import RecordedRequest, RecordingQueue
@@ -268,8 +269,8 @@ class Sessions:
     def expire(self, pending: PendingRequest) -> None:
         """The request's deadline has come: answer it with an earlier chunk, if there is one of use."""
         with self._lock:
-            given = self._stale(pending, "deadline")
-        self._deliver(given)
+            answer = pending.earlier_answer("deadline", self.weights, self._clock())
+        self._deliver(None if answer is None else (pending, answer))
 
     @property
     def usual_deadline_s(self) -> float:
@@ -282,7 +283,7 @@ class Sessions:
         Raises:
             UserError: the other policy has another spec, or cannot act. The present one goes on then.
         """
-        check_alike(policy, self.policy)
+        check_exchangeable(policy, self.policy)
         costs = warm_up(policy, self._inference.costs.sizes, observation)
 
         def replace() -> None:
@@ -313,26 +314,13 @@ class Sessions:
         pending = self._waiting.pop(session, None)
         if pending is None or pending.is_answered:
             return None
-        if (given := self._stale(pending, "superseded")) is not None:
-            return given
+        if (answer := pending.earlier_answer("superseded", self.weights, self._clock())) is not None:
+            return pending, answer
         pending.is_answered = True
         found = "a new episode" if by is None else "a newer request of the same session"
         return pending, UserError(
             expected="one request at a time", found=found, remedy="wait for an answer before the next request"
         )
-
-    def _stale(self, pending: PendingRequest, reason: str) -> tuple[PendingRequest, Answer] | None:
-        session = pending.session
-        if pending.is_answered or session.episode != pending.episode:
-            return None
-        newest = session.newest_valid(pending.asked_s)
-        if newest is None:
-            return None
-        pending.is_answered = True
-        session.observe_late(pending.frame, pending.asked_s)
-        now_s = self._clock()
-        waited_ms = 1000 * (now_s - pending.received_s)
-        return pending, pending.answer(newest, self.weights, now_s, queue_ms=waited_ms, reason=reason, repeated=False)
 
     def _deliver(self, given: tuple[PendingRequest, Answer | Exception] | None) -> None:
         if given is not None:
@@ -355,21 +343,3 @@ class Sessions:
                     "" if answer is not None else str(outcome),
                 )
             )
-
-
-def check_alike(policy: Policy, present: Policy) -> None:
-    """Whether robots that were told of the present policy can go on with the other one.
-
-    Raises:
-        UserError: they cannot.
-    """
-    differences = policy.spec.differences(present.spec)
-    for name in ("action_steps", "history", "inference_delay"):
-        if getattr(policy, name) != getattr(present, name):
-            differences.append(f"{name}: {getattr(policy, name)} against {getattr(present, name)}")
-    if differences:
-        raise UserError(
-            expected=f"a policy for the same robot and task, {present.spec.task}",
-            found=f"another one ({'; '.join(differences[:3])})",
-            remedy="start another server for it",
-        )
