@@ -46,6 +46,7 @@ COMMANDS = {
     "export": Command(
         "embodied.commands.export", "a checkpoint as ONNX or torch.export, with a parity check", ("run",)
     ),
+    "serve": Command("embodied.commands.serve", "serve a checkpoint to robots, in real time", ("run",)),
     "replay": Command("embodied.commands.replay", "turn a rollout or a demonstration into a Rerun recording", ("run",)),
     "data": Command(
         "embodied.commands.data",
@@ -55,9 +56,12 @@ COMMANDS = {
     ),
     "bench": Command(
         "embodied.commands.bench",
-        "measure: bench sim, collect, kills, data, latency, agreement, policy, experts, policies",
+        "measure: bench sim, collect, kills, data, latency, serve, agreement, delay, policy, experts, policies",
         ("what",),
-        verbs=("agreement", "collect", "data", "experts", "kills", "latency", "policies", "policy", "sim"),
+        verbs=(
+            *("agreement", "collect", "data", "delay", "experts", "kills", "latency", "policies", "policy", "serve"),
+            "sim",
+        ),
     ),
     "doctor": Command("embodied.commands.doctor", "what this machine can do, and how to add what is missing"),
 }

@@ -77,7 +77,8 @@ class PolicyClient:
 
         Raises:
             PolicyServerError: the server is gone, or did not answer in time; the connection is of no use any more.
-            PolicyServerRefusal: the server could not act on this observation.
+            PolicyServerRefusal: the server could not act on this observation. A server of this project goes on with the
+                next one; others close the connection.
             UserError: an observation or an answer that the protocol has no form for.
         """
         message = wire.pack(observation)
@@ -86,6 +87,8 @@ class PolicyClient:
         except self._errors.ConnectionClosed as error:
             raise self._gone(error) from error
         answer = self._receive(self._timeout_s)
+        if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+            raise _refusal(answer["error"])
         if not isinstance(answer, dict) or "actions" not in answer:
             keys = ", ".join(map(str, answer)) if isinstance(answer, dict) else type(answer).__name__
             raise PolicyServerRefusal(
@@ -126,6 +129,12 @@ class PolicyClient:
             found=f"a connection that it closed ({error})",
             remedy="look into the server's log, and start it again",
         )
+
+
+def _refusal(error: Json) -> PolicyServerRefusal:
+    """What a server of this project says of a request that it cannot serve."""
+    said = {name: str(error.get(name, "not said"))[:LONGEST_REASON] for name in ("expected", "found", "remedy")}
+    return PolicyServerRefusal(**said)
 
 
 def _websockets() -> tuple[Any, Any]:

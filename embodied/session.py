@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from embodied.errors import UserError
-from embodied.protocols import Policy
+from embodied.protocols import Policy, SessionState
 from embodied.types import ActionChunk, Observation
 
 # Frames of a history must be one control period apart; this share of a period is forgiven.
@@ -85,18 +87,37 @@ class Session:
             UserError: `executed` is not a whole number from 0 to the chunk's length, the time is that of the last
                 call, or as in `observe`.
         """
+        return act_together(self._policy, [self.prepare(observation, executed)])[0]
+
+    def prepare(self, observation: Observation, executed: int | None = None) -> PreparedStep:
+        """What the policy needs for the next chunk, for `act_together`; arguments and errors are those of `act`."""
         steps = self._checked(executed)
         self.observe(observation)
+        self._check_is_later(observation)
+        self._acted_s = observation.time_s
+        return PreparedStep(self, self._padded_history(), self._state, steps)
+
+    def forget_history(self) -> None:
+        """Keep the policy's state alone: the next observation stands for those before it."""
+        self._started_history().clear()
+
+    def move_to(self, policy: Policy, seed: int) -> None:
+        """Go on with another policy of the same spec: its state begins anew, what was observed stays."""
+        self._policy = policy
+        self._history = deque(self._started_history(), maxlen=policy.history)
+        self._state = policy.initial_state(seed)
+
+    def keep(self, state: SessionState) -> None:
+        """Have the state that the policy gave back for the prepared step."""
+        self._state = state
+
+    def _check_is_later(self, observation: Observation) -> None:
         if self._acted_s is not None and observation.time_s - self._acted_s < LATEST_SHARE * self._policy.spec.dt_s:
             raise UserError(
                 expected="an observation later than the one acted on before",
                 found=f"time_s = {observation.time_s:.3f} again",
                 remedy="set time_s of every observation, in s since the episode began; reset() between episodes",
             )
-        self._acted_s = observation.time_s
-        chunks, states = self._policy.step([self._padded_history()], [self._state], [steps])
-        self._state = states[0]
-        return chunks[0]
 
     def _checked(self, executed: int | None) -> int:
         action_steps = self._policy.action_steps
@@ -119,3 +140,23 @@ class Session:
         if self._history is None:
             raise UserError(expected="reset(seed) before the first observation", found="none", remedy="call reset")
         return self._history
+
+
+@dataclass(frozen=True)
+class PreparedStep:
+    """What one session puts into the policy's next step."""
+
+    session: Session
+    history: list[Observation]
+    state: SessionState
+    executed: int
+
+
+def act_together(policy: Policy, steps: Sequence[PreparedStep]) -> list[ActionChunk]:
+    """One chunk for each of several sessions of one policy, computed in one call."""
+    chunks, states = policy.step(
+        [step.history for step in steps], [step.state for step in steps], [step.executed for step in steps]
+    )
+    for step, state in zip(steps, states, strict=True):
+        step.session.keep(state)
+    return chunks

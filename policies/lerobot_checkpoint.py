@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from embodied.errors import UserError
@@ -83,6 +84,15 @@ class LeRobotInputs:
             remedy=f"name a checkpoint of this task; see {self._keys}.observation, {self._keys}.environment_state and "
             "task.cameras",
         )
+
+
+@contextlib.contextmanager
+def seeded_noise(*seed: int) -> Iterator[None]:
+    """Torch's global generators, from which LeRobot's policies draw, seeded inside and as before outside."""
+    (state,) = np.random.SeedSequence(list(seed)).generate_state(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(int(state))
+        yield
 
 
 def _shapes(features: dict[str, tuple[int, ...]]) -> str:

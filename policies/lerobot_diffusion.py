@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from embodied.errors import UserError
-from embodied.policies.lerobot_checkpoint import LeRobotInputs, load_lerobot
+from embodied.policies.lerobot_checkpoint import LeRobotInputs, load_lerobot, seeded_noise
 from embodied.policies.teacher import checked_path
 from embodied.types import ActionChunk, Observation, TaskSpec
 
@@ -98,9 +98,7 @@ class LeRobotDiffusion:
         return chunks, [LeRobotState(state.seed, state.observations + 1) for state in states]
 
     def _chunk(self, history: Sequence[Observation], state: LeRobotState) -> ActionChunk:
-        (seed,) = np.random.SeedSequence([state.seed, state.observations]).generate_state(1)
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seed))
+        with torch.inference_mode(), seeded_noise(state.seed, state.observations):
             answer = self._postprocess(self._policy.predict_action_chunk(self._batch(history)))
         actions = answer[0].to(torch.float32).cpu().numpy()
         if actions.shape != (self.action_steps, self.spec.action.size) or not np.isfinite(actions).all():

@@ -6,10 +6,9 @@ go out, and nothing of one episode reaches another.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from embodied.policies.lerobot_checkpoint import LeRobotInputs, load_lerobot
+from embodied.policies.lerobot_checkpoint import LeRobotInputs, load_lerobot, seeded_noise
 from embodied.policies.teacher import checked_action, checked_path
 from embodied.protocols import Task
 from embodied.types import Observation
@@ -83,7 +82,7 @@ class LeRobotTeacher:
         """
         for name, value in copy.deepcopy(memory.held).items():
             setattr(self._policy, name, value)
-        with torch.inference_mode(), self._noise(memory):
+        with torch.inference_mode(), seeded_noise(self._seed, memory.stream, memory.calls):
             batch = self._preprocess(self._inputs.batch(self._task.observation()))
             answer = self._postprocess(self._policy.select_action(batch))
         action = checked_action(self._task.spec.action, answer.cpu().numpy().reshape(-1), f"the teacher {self._path}")
@@ -91,14 +90,6 @@ class LeRobotTeacher:
 
     def _held(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self._policy).items() if name not in _NO_MEMORY}
-
-    @contextlib.contextmanager
-    def _noise(self, memory: LeRobotMemory) -> Iterator[None]:
-        """Torch's global generators, from which LeRobot's policies draw, seeded inside and as before outside."""
-        (seed,) = np.random.SeedSequence([self._seed, memory.stream, memory.calls]).generate_state(1)
-        with torch.random.fork_rng():
-            torch.manual_seed(int(seed))
-            yield
 
 
 def _digest(observation: Observation) -> int:

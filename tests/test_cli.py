@@ -361,7 +361,10 @@ def complete(line: str, capsys, monkeypatch) -> list[str]:
         ("embodied bench p", ["policies ", "policy "]),
         (
             "embodied bench ",
-            [*("agreement ", "collect ", "data ", "experts ", "kills ", "latency "), *("policies ", "policy ", "sim ")],
+            [
+                *("agreement ", "collect ", "data ", "delay ", "experts ", "kills ", "latency "),
+                *("policies ", "policy ", "serve ", "sim "),
+            ],
         ),
         ("embodied nothing x", []),
     ],

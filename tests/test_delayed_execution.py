@@ -12,9 +12,10 @@ from toy_specs import ReachTask
 
 from embodied.catalog import make_executor
 from embodied.errors import MisfitError
-from embodied.evaluation.episodes import hold, run_episode
+from embodied.evaluation.episodes import run_episode
 from embodied.evaluation.result_file import RESULTS
 from embodied.evaluation.runner import evaluate
+from embodied.executors.holding import hold
 from embodied.process_pool import ProcessPool, SerialPool
 from embodied.replay.predicted_path import predicted_by_step
 from embodied.session import Session

@@ -28,6 +28,7 @@ ROWS = (
     ("value_types",),
     ("training", "evaluation", "serving", "replay", "collection", "benchmarks", "conversion"),
     ("policies", "sim", "datasets"),
+    ("robot",),
     ("ray_pool", "client"),
     (
         *("normalize", "executors", "session", "wire", "fingerprint"),
@@ -149,7 +150,8 @@ def test_no_bare_import_of_a_mapped_folder():
 
 
 def test_policies_and_sessions_import_on_a_machine_without_simulators_and_stores():
-    wanted = [name for name in MODULES if unit(name) in ("policies", "session", "executors", "normalize")]
+    robots = ("policies", "serving", "session", "executors", "normalize")
+    wanted = [name for name in MODULES if unit(name) in robots]
     program = (
         "import importlib, sys\n"
         "class Absent:\n"
@@ -164,10 +166,24 @@ def test_policies_and_sessions_import_on_a_machine_without_simulators_and_stores
     assert done.returncode == 0, done.stderr
 
 
-def test_the_types_that_a_robots_client_needs_import_numpy_alone():
+def test_a_robots_side_runs_on_numpy_msgpack_and_websockets_alone():
+    """Everything else that is installed is blocked, whatever imports it and wherever."""
+    wanted = [name for name in MODULES if unit(name) in ("robot", "client", "executors", "session", "wire")]
     program = (
-        "import sys, embodied.types, embodied.protocols, embodied.catalog, embodied.session\n"
-        "import embodied.executors.temporal_ensembling, embodied.executors.weighted_overlap\n"
-        "sys.exit(bool({'torch', 'hydra', 'rich', 'zarr', 'mujoco'} & set(sys.modules)))"
+        "import importlib, sys\n"
+        "allowed = {'numpy', 'msgpack', 'websockets', 'embodied', *sys.stdlib_module_names}\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] not in allowed:\n"
+        "            raise ModuleNotFoundError(f'{name} is blocked by the test', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        f"for name in {wanted!r}: importlib.import_module(name)\n"
+        "from embodied.client import PolicyClient\n"
+        "try: PolicyClient('ws://127.0.0.1:1', connect_timeout_s=0.1)\n"
+        "except Exception as error: assert type(error).__name__ == 'PolicyServerError', error\n"
+        "foreign = {name.split('.')[0] for name in sys.modules} - allowed - {'__main__'}\n"
+        "heavy = {'torch', 'hydra', 'omegaconf', 'rich', 'zarr', 'scipy', 'mujoco', 'lerobot', 'grpc'}\n"
+        "assert not heavy & foreign, foreign\n"
     )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

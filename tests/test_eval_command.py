@@ -107,6 +107,10 @@ def test_a_policy_behind_a_server_drives_pixels_and_is_filmed(run):
         ),
         (["expert=task", "task=pusht/state"], "an expert for task pusht/state; found none"),
         (["server.address=ws://127.0.0.1:9", *REACH], "a policy server at ws://127.0.0.1:9; found none that answers"),
+        (
+            ["server.address=ws://127.0.0.1:9", "server.keys={state/pint: a}", *REACH],
+            "observations of metaworld/reach-v3 in server.keys; found 'state/pint'",
+        ),
         (["server.address=here", *REACH], "the address of a policy server, .*; found 'here'"),
     ],
 )

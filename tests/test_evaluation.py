@@ -9,10 +9,11 @@ from toy_policies import DIFFUSION, SDP, toy_policy, toy_stream
 from toy_specs import ReachExpert, ReachTask, absolute_spec, toy_spec
 
 from embodied.errors import UserError
-from embodied.evaluation.episodes import hold, run_episode
+from embodied.evaluation.episodes import run_episode
 from embodied.evaluation.latency import measure_latency
 from embodied.evaluation.result_file import RESULTS, EpisodeAddress, ResultFile
 from embodied.evaluation.runner import MOST_ERRORS_IN_A_ROW, evaluate
+from embodied.executors.holding import hold
 from embodied.process_pool import SerialPool
 
 

@@ -160,7 +160,7 @@ def test_the_lock_satisfies_the_project_and_its_developers():
     versions = locked()
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    brought = ("tasks", "ray", "lerobot", "shards", "serve", "umi", "engines")
+    brought = ("tasks", "ray", "lerobot", "shards", "serve", "grpc", "umi", "engines")
     for line in [*project["dependencies"], *extras["dev"], *(line for name in brought for line in extras[name])]:
         requirement = Requirement(line)
         if requirement.name == project["name"]:

@@ -11,7 +11,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from embodied.benchmarks.simulation import BareProcess, SimulationBenchmark, measure
 from embodied.catalog import BARE_ENVIRONMENTS, lookup, make_task, nearest, task_config
-from embodied.commands import bench_agreement, bench_collection, bench_data, bench_latency, bench_matrix, bench_policy
+from embodied.commands import (
+    bench_agreement,
+    bench_collection,
+    bench_data,
+    bench_delay,
+    bench_latency,
+    bench_matrix,
+    bench_policy,
+    bench_serve,
+)
 from embodied.commands.bench_pages import markdown, results_folder
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
@@ -21,7 +30,7 @@ from embodied.types import Json
 
 MATRICES = ("experts", "policies")
 COLLECTIONS = ("collect", "kills")
-BENCHMARKS = ("sim", *COLLECTIONS, "data", "latency", "agreement", "policy", *MATRICES)
+BENCHMARKS = ("sim", *COLLECTIONS, "data", "latency", "serve", "agreement", "delay", "policy", *MATRICES)
 PAGE, ROWS = "sim.md", "sim.json"
 COLUMNS = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset s")
 
@@ -47,8 +56,12 @@ def run(config: DictConfig) -> Path | None:
         return bench_data.run(config)
     if config.what == "latency":
         return bench_latency.run(config)
+    if config.what == "serve":
+        return bench_serve.run(config)
     if config.what == "agreement":
         return bench_agreement.run(config)
+    if config.what == "delay":
+        return bench_delay.run(config)
     directory = RunDirectory.open("bench", str(config.what), config, volatile=("results",))
     with directory.lock():
         if directory.is_finished:

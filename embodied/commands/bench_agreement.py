@@ -7,7 +7,6 @@ The stand-in is the same task with other dynamics and another look. Its logs are
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Sequence
@@ -18,21 +17,17 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from embodied.catalog import IDENTIFICATION, lookup, make_expert, make_task
+from embodied.commands.bench_episodes import success_ever
 from embodied.commands.bench_pages import markdown, run_with_page
 from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
 from embodied.configuration import check, quote
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
-from embodied.evaluation.breakdown import success
 from embodied.evaluation.rank_agreement import FEWEST_POLICIES, Agreement, rank_agreement
-from embodied.evaluation.result_file import BASE
-from embodied.evaluation.runner import EvaluationPlan, evaluate
-from embodied.policies.seeded_noise import mixed_seed
-from embodied.process_pool import pool_of
 from embodied.protocols import Task
 from embodied.run_directory import RunDirectory
 from embodied.summaries import describe_machine
-from embodied.types import Json, Rollout
+from embodied.types import Json
 
 STAND_IN, SIMULATION, IDENTIFIED = "stand-in", "simulation", "identified simulation"
 IDENTIFICATION_FILE = "identification.json"
@@ -66,12 +61,16 @@ def _measured(directory: RunDirectory) -> tuple[list[Json], str]:
     identified, fit = _identified(directory, task, stand_in.task)
     worlds = [stand_in, _World(SIMULATION, task), _World(IDENTIFIED, identified)]
     rows = []
+    chosen = config.agreement
+    starts = range(chosen.first_evaluation_start, chosen.first_evaluation_start + chosen.episodes)
     with Progress("bench agreement", len(worlds) * len(policies) * config.agreement.episodes, "episodes") as progress:
         for number, policy in enumerate(policies):
             row: Json = {"policy": policy.facts["checkpoint"]["run"], "label": _label(policy), "success": {}}
             for world in worlds:
                 folder = directory.path / "worlds" / world.name.replace(" ", "-") / str(number)
-                row["success"][world.name] = _success(policy, world.task, folder, config)
+                row["success"][world.name] = success_ever(
+                    policy, world.task, folder, starts, seed=config.seed, workers=config.workers
+                )
                 progress.advance(config.agreement.episodes)
             rows.append(row)
     agreements = {name: _agreement(rows, name) for name in (SIMULATION, IDENTIFIED)}
@@ -156,36 +155,6 @@ def _expert_actions(task: Task, start: int, steps: int) -> np.ndarray:
         actions.append(action)
         task.step(action)
     return np.array(actions)
-
-
-def _success(policy: EvaluatedPolicy, task: Json, folder: Path, config: DictConfig) -> Json:
-    """Successes ever in one world, k of n with Wilson's interval; what ran before is not run again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    chosen = config.agreement
-    plan = EvaluationPlan(
-        make_task=functools.partial(_make, task),
-        make_policy=policy.make_policy,
-        draw=_nothing,
-        keep=_nowhere,
-        policy_seed=functools.partial(mixed_seed, config.seed),
-        starts=range(chosen.first_evaluation_start, chosen.first_evaluation_start + chosen.episodes),
-        recordings=0,
-    )
-    rows, _ = evaluate(plan, folder, functools.partial(pool_of, workers=config.workers), lambda rows: None)
-    return success(rows)["ever"]  # never None: `evaluate` raises where no episode ran to its end
-
-
-def _make(task: Json, variant: str) -> Task:
-    assert variant == BASE
-    return make_task(task)
-
-
-def _nothing(task: Task, rollout: Rollout) -> None:
-    return None
-
-
-def _nowhere(address: object, drawn: None) -> str:
-    raise AssertionError("nothing is recorded")
 
 
 def _agreement(rows: Sequence[Json], world: str) -> Agreement:

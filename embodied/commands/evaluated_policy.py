@@ -23,10 +23,10 @@ from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.lerobot_diffusion import LeRobotDiffusion
 from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_configured
 from embodied.protocols import Policy, Task
+from embodied.serving.access import API_KEY_VARIABLE
 from embodied.training.checkpoint import find_checkpoint
 from embodied.types import Json, Observation, Rollout, TaskSpec
 
-API_KEY_VARIABLE = "EMBODIED_API_KEY"
 TRAINING = ("train", "distill")  # the commands whose runs hold checkpoints
 
 

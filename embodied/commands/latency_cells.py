@@ -16,6 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from embodied.benchmarks.answering_process import AnsweringProcess
+from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
 from embodied.evaluation.latency import latency_summary, measure_latency, synchronize
 from embodied.policies.denoising_policy import DenoisingPolicy
@@ -136,16 +137,37 @@ def _used_bytes(cell: LatencyCell, before: int) -> int:
 
 def built_policy(cell: LatencyCell) -> DenoisingPolicy:
     """The cell's policy with random weights, on its engine."""
-    policy = build_policy(
-        _spec(cell), {**_conf("policy", cell.policy), **cell.settings}, _conf("network", cell.network)
-    )
+    settings = {**cell.settings, "name": cell.policy}
+    return made_policy(_spec(cell), cell.network, settings, cell.engine, device=cell.device)
+
+
+def made_policy(
+    spec: TaskSpec,
+    network: str,
+    policy: Mapping[str, Any],
+    engine: str,
+    *,
+    encoder: str = STATE_ENCODER["name"],
+    device: str = "cpu",
+) -> DenoisingPolicy:
+    """A policy with random weights, to be timed.
+
+    Args:
+        network, encoder: of conf/network and conf/encoder.
+        policy: `name`, of conf/policy, and settings beside those of that file.
+
+    Raises:
+        UserError: settings that do not fit, or an engine that cannot run here.
+    """
     torch.manual_seed(0)
+    settings = {**_conf("policy", policy["name"]), **policy}
+    built = build_policy(spec, settings, _conf("network", network), _conf("encoder", encoder))
     with torch.no_grad():
-        for parameter in policy.parameters():  # the networks begin as the identity, which would hide differences
+        for parameter in built.parameters():  # the networks begin as the identity, which would hide differences
             parameter.add_(0.02 * torch.randn(parameter.shape))
-    policy = policy.to(cell.device).eval()
-    policy.configure(engine=cell.engine)
-    return policy
+    built = built.to(device).eval()
+    built.configure(engine=engine)
+    return built
 
 
 def _conf(group: str, name: str) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from embodied.action_noise import bounded_noise
 from embodied.catalog import CHUNK_EXECUTOR, make_executor
 from embodied.episode_recorder import EpisodeRecorder
 from embodied.errors import MisfitError, UserError
+from embodied.executors.holding import hold
 from embodied.protocols import Executor, Policy, Task
 from embodied.session import Session
-from embodied.types import ActionChunk, ActionSpec, Episode, Json, Observation, Rollout
+from embodied.types import ActionChunk, Episode, Json, Observation, Rollout
 
 ACTION_NOISE_SEED = 1  # demonstrations have 0, so that no start meets the noise of its demonstration
 
@@ -170,16 +171,6 @@ class Robot:
         self._executor.take(coming.chunk)
         self.chunks.append(coming)
         self._coming = None
-
-
-def hold(spec: ActionSpec, last: np.ndarray) -> np.ndarray:
-    """The action that keeps the robot where it is, after `last`, float32 [A]: nothing to add, or the same target.
-
-    What means something at its two ends alone, a gripper, stays as it was told last.
-    """
-    if spec.representation == "absolute":
-        return last.copy()
-    return np.where(spec.binary, last, 0.0).astype(np.float32)
 
 
 def _rollout(episode: Episode, chunks: list[HandedOutChunk], inference_delay: int) -> Rollout:

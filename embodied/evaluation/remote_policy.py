@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class ServerSettings:
 
     address: str  # ws://host:port
     action_steps: int | None = None  # Ta, executed of each answer; None: as many as the server's metadata say
-    keys: Mapping[str, str] = field(default_factory=dict)  # what is sent: our name -> the server's; empty: all, by ours
+    keys: Mapping[str, str] | None = None  # what is sent: our name -> the server's; None or empty: all, by ours
     api_key: str | None = None
     connect_timeout_s: float = 10.0
     answer_timeout_s: float = 10.0
@@ -109,7 +109,7 @@ class RemoteSession:
 Read = Callable[[Observation], object]
 
 
-def _sources(spec: TaskSpec, keys: Mapping[str, str]) -> dict[str, Read]:
+def _sources(spec: TaskSpec, keys: Mapping[str, str] | None) -> dict[str, Read]:
     """What reads each value that is sent, by the server's name for it."""
     known: dict[str, Read] = {f"state/{state.name}": _state(state.name) for state in spec.state}
     known |= {f"images/{camera.name}": _image(camera.name) for camera in spec.cameras}

@@ -1,0 +1,128 @@
+"""Policy servers in processes of their own, for measurements: of a trivial policy, and of a real one."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from embodied.benchmarks.answering_process import AnsweringProcess
+from embodied.commands.latency_cells import made_policy
+from embodied.errors import UserError
+from embodied.protocols import Policy
+from embodied.serving.observation_reader import ObservationReader
+from embodied.serving.openpi_server import ListeningSettings
+from embodied.serving.policy_server import PolicyServer
+from embodied.serving.sessions import SessionSettings
+from embodied.serving.warm_up import made_observation
+from embodied.types import ActionChunk, ActionSpec, CameraSpec, Json, Observation, StateSpec, TaskSpec
+
+ACTION_STEPS = 8  # of the trivial policy
+FRAME_LIMIT = 2**22
+
+
+class TrivialPolicy:
+    """Answers with zeros at once: what is left of a round trip is the server."""
+
+    history, action_steps, inference_delay, label = 1, ACTION_STEPS, 0, "trivial"
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self._actions = np.zeros((ACTION_STEPS, spec.action.size), np.float32)
+
+    def initial_state(self, seed: int) -> None:
+        return None
+
+    def step(
+        self, histories: Sequence[Sequence[Observation]], states: Sequence[None], executed: Sequence[int]
+    ) -> tuple[list[ActionChunk], list[None]]:
+        return [ActionChunk(self._actions, h[-1].time_s, self.spec.dt_s) for h in histories], list(states)
+
+
+@dataclass(frozen=True)
+class ServedSpec:
+    """Sizes of what is served."""
+
+    state_size: int
+    action_size: int
+    cameras: int
+    camera_size: int
+    control_hz: float
+
+    def task_spec(self) -> TaskSpec:
+        elements, size = tuple(f"a{i}" for i in range(self.action_size)), self.action_size
+        state = StateSpec("state", tuple(f"s{i}" for i in range(self.state_size)), "1")
+        cameras = tuple(CameraSpec(f"camera{i}", self.camera_size, self.camera_size) for i in range(self.cameras))
+        action = ActionSpec(elements, ("1",) * size, (-1.0,) * size, (1.0,) * size, (False,) * size, "delta", "none")
+        return TaskSpec("serving", (state,), cameras, action, self.control_hz, horizon=1000)
+
+    def message(self) -> Json:
+        """A good observation, as a robot sends it."""
+        generator = np.random.default_rng(0)
+        images = {
+            f"images/camera{i}": generator.integers(0, 256, (self.camera_size, self.camera_size, 3), dtype=np.uint8)
+            for i in range(self.cameras)
+        }
+        state = generator.uniform(-1, 1, self.state_size).astype(np.float32)
+        return {"state/state": state, **images, "prompt": "do it"}
+
+
+def real_policy(spec: ServedSpec, network: str, policy: Mapping[str, Any], engine: str, threads: int) -> Policy:
+    """Of conf/network and conf/policy, with random weights; cameras are seen by conf/encoder/conv_small."""
+    torch.set_num_threads(threads)
+    encoder = "conv_small" if spec.cameras else "state"
+    return made_policy(spec.task_spec(), network, policy, engine, encoder=encoder)
+
+
+class ServerProcess:
+    """What runs in the process: answers "address", "memory" (bytes, resident) and "metrics"."""
+
+    def __init__(self, policy: Policy, sessions: Mapping[str, Any]) -> None:
+        logging.getLogger("embodied.serving").setLevel(logging.CRITICAL)  # what is refused is counted, not told
+        reader = ObservationReader(policy.spec)
+        listening = ListeningSettings(
+            port=0, rate_limit=1e9, largest_frame=FRAME_LIMIT, handshake_timeout_s=1.0, send_timeout_s=2.0,
+            ping_interval_s=5.0, ping_timeout_s=5.0,
+        )  # fmt: skip
+        self._server = PolicyServer(policy, reader, SessionSettings(**sessions), listening)
+        self._server.start(made_observation(policy.spec, {}))
+
+    def __call__(self, question: str) -> Any:
+        if question == "address":
+            return self._server.address
+        if question == "metrics":
+            return self._server.sessions.metrics.text().decode()
+        return psutil.Process().memory_info().rss
+
+
+def serve_trivial(spec: ServedSpec, sessions: Mapping[str, Any]) -> ServerProcess:
+    return ServerProcess(TrivialPolicy(spec.task_spec()), sessions)
+
+
+def serve_real(
+    spec: ServedSpec, network: str, policy: Mapping[str, Any], engine: str, sessions: Mapping[str, Any]
+) -> ServerProcess:
+    return ServerProcess(real_policy(spec, network, policy, engine, 1), sessions)
+
+
+@contextmanager
+def running(make: functools.partial[Any]) -> Iterator[AnsweringProcess]:
+    """A server's process, ended afterwards."""
+    process = AnsweringProcess(make, _failed)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def _failed(reason: str) -> UserError:
+    return UserError(
+        expected="a policy server to measure", found=reason, remedy="look at the lines above, or change serve.policy"
+    )

@@ -1,0 +1,193 @@
+"""Connections of LeRobot's robot clients: what each saw last, and what ends those that are slow or gone."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from embodied.errors import UserError
+from embodied.serving.lerobot_values import PolicyInstructions, TimedObservation
+from embodied.serving.registry import SessionsFull
+from embodied.serving.sessions import Sessions
+from embodied.types import Observation
+
+MOST_STREAMS = 2  # observations that one client may be sending at a time
+LOOK_S = 0.5  # between two looks at what is late
+
+Waiting = tuple[TimedObservation, Observation, int | None, float]
+
+
+class LeRobotPeer:
+    """One connection: a session, the order of its motors, and the newest observation that waits for `GetActions`."""
+
+    def __init__(self, name: str, sessions: Sessions, clock: Callable[[], float]) -> None:
+        self.name, self._sessions, self._clock = name, sessions, clock
+        self.instructions: PolicyInstructions | None = None
+        self.called_s = clock()
+        self.streams = 0
+        self._arrival = threading.Condition()
+        self._is_stopped = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._newest: tuple[TimedObservation, Observation] | None = None
+        self._acted: TimedObservation | None = None  # that the last chunk was computed from
+        self._begun_s: float | None = None  # timestamp of the episode's first observation
+
+    @property
+    def most_actions(self) -> int:
+        """That the client wants of a chunk."""
+        policy = self._sessions.policy
+        every = policy.action_steps + policy.inference_delay
+        return every if self.instructions is None else self.instructions.actions_per_chunk
+
+    def reset(self) -> None:
+        """A new episode."""
+        with self._arrival:
+            self._forget()
+        self._sessions.reset(self.name, self.name)
+
+    def offer(self, seen: TimedObservation, observation: Observation) -> None:
+        """Have a new observation, in the place of one that still waits; what must be processed stays so."""
+        with self._arrival:
+            if self._newest is not None and self._newest[0].must_go:
+                seen.must_go = True
+            self._newest = (seen, observation)
+            self._arrival.notify()
+
+    def awaited(self, wait_s: float) -> Waiting | None:
+        """The newest observation, the control steps between it and the last one that was acted on, and its time since
+        the episode began, in s; None if none comes within `wait_s`."""
+        with self._arrival:
+            self._arrival.wait_for(lambda: self._newest is not None or self._is_stopped, wait_s)
+            if self._newest is None:
+                return None
+            (seen, observation), self._newest = self._newest, None
+            if self._begun_s is None:
+                self._begun_s = seen.timestamp
+            time_s = seen.timestamp - self._begun_s
+            return seen, observation, self._executed(seen), time_s
+
+    def _executed(self, seen: TimedObservation) -> int | None:
+        if self._acted is None:
+            return None
+        return min(max(seen.timestep - self._acted.timestep, 0), self._sessions.policy.action_steps)
+
+    def answered(self, seen: TimedObservation) -> None:
+        """The chunk of this observation is on its way: others that were made before it comes are out of date."""
+        with self._arrival:
+            self._acted = seen
+            waiting = self._newest
+            if waiting is not None and not waiting[0].must_go and waiting[0].timestep <= seen.timestep:
+                self._newest = None
+                self._sessions.metrics.dropped("superseded")
+
+    def stop(self) -> None:
+        """Let a call that waits for an observation end."""
+        with self._arrival:
+            self._is_stopped = True
+            self._arrival.notify_all()
+
+
+class LeRobotPeers:
+    """All connections, by the name that gRPC gives them: address and port, so that a new connection is a new one."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        most: int,
+        idle_s: float,
+        observation_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sessions, self._most, self._idle_s, self._observation_s = sessions, most, idle_s, observation_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._peers: dict[str, LeRobotPeer] = {}
+        self._streams: dict[grpc.ServicerContext, float] = {}  # that are coming in, and until when they may
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lerobot watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ends.set()
+        with self._lock:
+            for peer in self._peers.values():
+                peer.stop()
+
+    def close(self) -> None:
+        with self._lock:
+            names = list(self._peers)
+        for name in names:
+            self._remove(name)
+
+    def of(self, name: str) -> LeRobotPeer:
+        """The connection of this name, which begins a session with its first call.
+
+        Raises:
+            SessionsFull: there are too many.
+        """
+        with self._lock:
+            peer = self._peers.get(name)
+            if peer is None:
+                if len(self._peers) >= self._most:
+                    raise SessionsFull(
+                        expected=f"at most {self._most} connections of LeRobot's protocol",
+                        found="one more",
+                        remedy="close one, or raise lerobot.most_connections",
+                    )
+                self._sessions.open(name, name)
+                peer = self._peers[name] = LeRobotPeer(name, self._sessions, self._clock)
+            peer.called_s = self._clock()
+            return peer
+
+    @contextlib.contextmanager
+    def timed(self, peer: LeRobotPeer, context: grpc.ServicerContext) -> Iterator[None]:
+        """While an observation comes in: it is ended if it takes too long.
+
+        Raises:
+            UserError: the client is sending others already.
+        """
+        with self._lock:
+            if peer.streams >= MOST_STREAMS:
+                raise UserError(
+                    expected=f"at most {MOST_STREAMS} observations of a client at a time",
+                    found="one more",
+                    remedy="send one after the other",
+                )
+            peer.streams += 1
+            self._streams[context] = self._clock() + self._observation_s
+        try:
+            yield
+        finally:
+            with self._lock:
+                peer.streams -= 1
+                del self._streams[context]
+
+    def _watch(self) -> None:
+        while not self._ends.wait(LOOK_S):
+            self.look()
+
+    def look(self) -> None:
+        """End what is late, forget who is gone."""
+        now_s = self._clock()
+        with self._lock:
+            late = [context for context, until_s in self._streams.items() if now_s > until_s]
+            gone = [name for name, peer in self._peers.items() if now_s - peer.called_s > self._idle_s]
+        for context in late:
+            context.cancel()
+        for name in gone:
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        with self._lock:
+            peer = self._peers.pop(name, None)
+        if peer is not None:
+            peer.stop()
+            self._sessions.close(name, name)

@@ -1,0 +1,137 @@
+"""What a message says beside its observation: whose it is, until when it wants an answer, what was executed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embodied.errors import UserError
+from embodied.serving.observation_reader import ObservationReader
+from embodied.types import Observation
+
+LONGEST_NAME = 128  # letters of a session's key, an episode's or a request's id
+LONGEST_DEADLINE_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One message of a robot. None: it does not say."""
+
+    observation: Observation
+    session: str | None  # key
+    resets: bool  # a new episode begins with this observation
+    seed: int | None  # of the new episode's noise
+    episode_id: str | int | None
+    time_s: float | None  # of the observation, since the episode began
+    deadline_s: float | None  # from the arrival of the request
+    executed: int | None  # control steps since the last request's observation
+    earlier: tuple[Observation, ...]  # of the control steps before this one, oldest first
+    observes_only: bool  # no chunk is wanted
+    wants_preview: bool
+    echo: dict[str, Any]  # goes back as it came
+
+
+class RequestReader:
+    """Reads messages of openpi's protocol, with the keys that this server knows beside the observation's."""
+
+    def __init__(self, observations: ObservationReader, history: int) -> None:
+        """
+        Args:
+            history: of the policy: so many observations a request may bring along, less one.
+        """
+        self._observations, self._history = observations, history
+
+    def read(self, message: Any) -> Request:
+        """
+        Raises:
+            UserError: no map, or something in it is not as the protocol or the policy's spec has it.
+        """
+        if not isinstance(message, Mapping):
+            raise UserError(
+                expected="a map with the observation's keys",
+                found=type(message).__name__,
+                remedy="send each observation as one map",
+            )
+        return Request(
+            observation=self._observations.read(message),
+            session=_name(message, "session"),
+            resets=_flag(message, "reset"),
+            seed=_integer(message, "seed", -(2**63), 2**63 - 1),
+            episode_id=_name_or_number(message, "episode_id"),
+            time_s=_number(message, "time_s", -1e9, 1e9),
+            deadline_s=_number(message, "deadline_s", 0.0, LONGEST_DEADLINE_S),
+            executed=_integer(message, "executed", 0, 2**31),
+            earlier=self._earlier(message),
+            observes_only=_flag(message, "observe_only"),
+            wants_preview=_flag(message, "preview"),
+            echo=echo_of(message),
+        )
+
+    def _earlier(self, message: Mapping[Any, Any]) -> tuple[Observation, ...]:
+        frames = message.get("earlier", ())
+        if not frames:
+            return ()
+        if not isinstance(frames, list) or not all(isinstance(frame, Mapping) for frame in frames):
+            raise _wrong("earlier", "a list of observations, oldest first", frames)
+        wanted = self._history - 1
+        return tuple(self._observations.read(frame) for frame in frames[-wanted:]) if wanted else ()
+
+
+def echo_of(message: Any) -> dict[str, Any]:
+    """What a client finds again in the answer, a refusal included; nothing of what has another form."""
+    echo: dict[str, Any] = {}
+    if isinstance(message, Mapping):
+        for key in ("request_id", "client_time_s"):
+            value = _plain(message.get(key))
+            if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONGEST_NAME):
+                echo[key] = value
+    return echo
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _flag(message: Mapping[Any, Any], key: str) -> bool:
+    value = _plain(message.get(key, False))
+    if not isinstance(value, bool):
+        raise _wrong(key, "true or false", value)
+    return value
+
+
+def _integer(message: Mapping[Any, Any], key: str, least: int, most: int) -> int | None:
+    value = _plain(message.get(key))
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
+        raise _wrong(key, f"a whole number between {least} and {most}", value)
+    return value
+
+
+def _number(message: Mapping[Any, Any], key: str, least: float, most: float) -> float | None:
+    value = _plain(message.get(key))
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise _wrong(key, "a finite number", value)
+    if not least <= value <= most:
+        raise _wrong(key, f"a number between {least:g} and {most:g}", value)
+    return float(value)
+
+
+def _name(message: Mapping[Any, Any], key: str) -> str | None:
+    value = message.get(key)
+    if value is not None and (not isinstance(value, str) or not 1 <= len(value) <= LONGEST_NAME):
+        raise _wrong(key, f"a text of 1 to {LONGEST_NAME} letters", value)
+    return value
+
+
+def _name_or_number(message: Mapping[Any, Any], key: str) -> str | int | None:
+    value = _plain(message.get(key))
+    return value if isinstance(value, int) else _name(message, key)
+
+
+def _wrong(key: str, expected: str, found: object) -> UserError:
+    return UserError(expected=f"'{key}' as {expected}", found=repr(found)[:80], remedy="correct it, or leave it out")

@@ -1,0 +1,115 @@
+"""Success over the delay by mode, 0 to 300 ms: waiting costs episodes, planning for the delay does not."""
+
+import numpy as np
+import pytest
+from test_commands import embodied, summary
+from toy_specs import SPEED, ReachTask, toy_spec
+from virtual_link import VirtualLink, drive, served
+
+from embodied.commands.bench_delay import delay_steps
+from embodied.robot.controller import RobotController
+from embodied.types import ActionChunk
+
+STARTS = range(40)
+HORIZON = 16  # so that most starts leave little time to wait in
+
+
+class PlanningPolicy:
+    """Steers to the goal from where the robot will be: behind the d actions that were handed out before."""
+
+    history, action_steps, label = 1, 4, "planning"
+
+    def __init__(self, inference_delay):
+        self.spec, self.inference_delay = toy_spec(HORIZON), inference_delay
+
+    def initial_state(self, seed):
+        return np.zeros((0, 3), np.float32)
+
+    def step(self, histories, states, executed):
+        (history,), (plan,), (ran,) = histories, states, executed
+        point, goal = (history[-1].state[name].astype(float) for name in ("point", "goal"))
+        settled = plan[ran : ran + self.inference_delay]
+        point = point + SPEED * settled[:, :2].sum(axis=0)
+        actions = []
+        for _ in range(self.action_steps + self.inference_delay - len(settled)):
+            towards = np.clip((goal - point) / SPEED, -1, 1)
+            actions.append([*towards, 1.0])
+            point = point + SPEED * towards
+        start_s = history[-1].time_s + len(settled) * self.spec.dt_s
+        chunk = ActionChunk(np.array(actions, np.float32), start_s, self.spec.dt_s)
+        return [chunk], [np.concatenate([settled, chunk.actions])]
+
+
+def success(inference_delay, delay_s):
+    """Of the controller in virtual time, the first answer of an episode at once."""
+    successes = 0
+    for start in STARTS:
+        policy = PlanningPolicy(inference_delay)
+        link = VirtualLink(policy, lambda number: delay_s if number else 0.0)
+        task = ReachTask(HORIZON)
+        drive(task, RobotController(served(policy), link), link, start)
+        successes += task.ever
+    return successes / len(STARTS)
+
+
+def test_overlapped_execution_keeps_its_success_where_the_synchronous_one_stalls():
+    delays_s = [0.0, 0.1, 0.2, 0.3]
+    synchronous = [success(0, delay) for delay in delays_s]
+    overlapped = [success(round(delay * 10), delay) for delay in delays_s]
+    assert synchronous[0] == overlapped[0] > 0.9
+    assert max(overlapped) - min(overlapped) <= 0.05
+    assert synchronous == sorted(synchronous, reverse=True) and synchronous[-1] < synchronous[0] - 0.3
+
+
+@pytest.mark.parametrize(
+    ("delay_ms", "control_hz", "steps"), [(0, 20, 0), (1, 20, 1), (50, 20, 1), (51, 20, 2), (300, 20, 6), (300, 10, 3)]
+)
+def test_actions_that_come_within_a_control_step_are_for_the_next_one(delay_ms, control_hz, steps):
+    assert delay_steps(delay_ms, control_hz) == steps
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("delay.modes=[]", "ways of execution in delay.modes; found none"),
+        ("delay.modes=[{name: a}]", "delay.modes with name and run"),
+        ("delay.modes=[{name: a, run: b, overlap: true}]", "found overlap"),
+        ("delay.modes=[3]", "found no map"),
+    ],
+)
+def test_modes_that_are_none_are_named(capsys, tmp_path, word, message):
+    code, _, text = embodied(capsys, "bench", "delay", word, f"run_root={tmp_path}")
+    assert code == 2 and message in text, text
+
+
+@pytest.mark.parametrize("delays", ["[]", "[100,0]", "[-1,0]", "[fast]"])
+def test_delays_that_are_none_are_named(capsys, tmp_path, delays):
+    mode = "delay.modes=[{name: a, run: b}]"
+    code, _, text = embodied(capsys, "bench", "delay", mode, f"delay.delays_ms={delays}", f"run_root={tmp_path}")
+    assert code == 2 and "delay.delays_ms as rising numbers of at least 0, in ms" in text, text
+
+
+SMALL = ["task=tabletop/pick_can", "task.horizon=30", "collect.episodes=2", "training.steps=5", "training.batch_size=8"]
+SMALL += ["eval.episodes=1", "eval.recordings=0", "network.width=16", "network.depth=1", "network.heads=2"]
+SMALL += ["eval.latency_observations=2", "workers=0", "policy.largest_delay=4"]
+
+
+@pytest.mark.heavy
+def test_every_mode_is_evaluated_at_every_delay(capsys, tmp_path):
+    code, last, text = embodied(capsys, "train", *SMALL, f"run_root={tmp_path}")
+    assert code == 0, text
+    run = last.rpartition("/")[0]
+    modes = f"delay.modes=[{{name: synchronous, run: '{run}'}}, {{name: prefix, run: '{run}', overlapped: true}}]"
+    words = ["bench", "delay", modes, "delay.episodes=2", f"run_root={tmp_path}", "workers=0"]
+    code, last, text = embodied(capsys, *words, "delay.delays_ms=[0,200]", f"results={tmp_path}/results")
+    assert code == 0, text
+    rows = summary(last)["rows"]
+    assert [row["mode"] for row in rows] == ["synchronous", "prefix"]
+    assert [[one["delay_steps"] for one in row["success"]] for row in rows] == [[0, 4], [0, 4]]
+    assert all(one["n"] == 2 for row in rows for one in row["success"])
+    assert "d=4" in rows[1]["success"][1]["label"] and rows[0]["success"][1]["label"] == rows[0]["success"][0]["label"]
+    page = (tmp_path / "results" / "delay.md").read_text()
+    assert "| mode | 0 ms (0 steps) | 200 ms (4 steps) | largest fall |" in page
+    assert (tmp_path / "results" / "delay.png").read_bytes()[:4] == b"\x89PNG"
+    code, _, text = embodied(capsys, *words, "delay.delays_ms=[0,300]")
+    assert code == 2 and "policy.inference_delay between 0 and 4" in text, text

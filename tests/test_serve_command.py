@@ -1,0 +1,208 @@
+"""`embodied serve` as a process: ready, asked, told to swap and to end; and each mistake as one line."""
+
+import datetime
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from test_commands import embodied
+from toy_policies import SDP, TINY, toy_policy
+from toy_specs import toy_spec
+
+from embodied.client import PolicyClient, PolicyServerError
+from embodied.errors import UserError
+from embodied.policies.policy_file import PolicyDescription, save_policy
+from embodied.serving.access import TokenBucket, check_exposure
+from embodied.serving.tls import server_context
+
+SETTINGS = {**SDP, "history": 1}
+
+
+def checkpoint(folder: Path, seed=0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    policy = toy_policy(SETTINGS, seed=seed)
+    limits = {"mean": [0, 0], "std": [1, 1], "minimum": [-1, -1], "maximum": [1, 1], "count": 9}
+    statistics = {"state/point": limits, "state/goal": limits}
+    save_policy(folder, policy, PolicyDescription(toy_spec(), SETTINGS, TINY, {}, statistics, 0, {}))
+    return folder
+
+
+def message(value=0.0):
+    return {"state/point": np.full(2, value, np.float32), "state/goal": np.zeros(2, np.float32), "deadline_s": 10.0}
+
+
+class Served:
+    """The process and its address."""
+
+    def __init__(self, process):
+        self.process, self.lines = process, []
+        self.address = process.stdout.readline().strip().rpartition(" ")[2]
+
+    def log(self, event):
+        """Wait for the line with this event."""
+        while line := self.process.stderr.readline():
+            self.lines.append(json.loads(line))
+            if self.lines[-1]["event"] == event:
+                return self.lines[-1]
+        raise AssertionError(f"no {event} in {self.lines}")
+
+
+@contextmanager
+def serving(folder, *words, **environment):
+    command = [sys.executable, "-m", "embodied", "serve", str(folder), "port=0", "drain_s=0.5", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, env=os.environ | environment)
+    try:
+        yield Served(process)
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def test_a_server_serves_swaps_and_ends_as_it_is_told(tmp_path):
+    folder = checkpoint(tmp_path / "policy")
+    with serving(folder, http_proxy="http://127.0.0.1:9") as server:
+        client = PolicyClient(server.address)
+        before = client.infer(message())
+        assert server.log("ready")["policy"] == "sdp k=2"
+        assert "no_proxy=127.0.0.1,localhost" in server.lines[0]["event"]
+        checkpoint(folder, seed=1)
+        server.process.send_signal(signal.SIGHUP)
+        swapped = server.log("swapped")
+        after = client.infer(message())
+        assert (before["episode"], after["episode"]) == (1, 1) and after["asked_s"] == pytest.approx(0.4)
+        assert after["policy"] == swapped["weights"] != before["policy"]
+        (folder / "policy.safetensors").write_bytes(b"damaged")
+        server.process.send_signal(signal.SIGHUP)
+        assert "weights in" in server.log("the checkpoint stays")["why"]
+        assert client.infer(message())["policy"] == after["policy"]
+        server.process.terminate()
+        assert server.log("draining")["sessions"] == 1
+        with pytest.raises(PolicyServerError, match="1001"):
+            while True:
+                client.infer(message())
+                time.sleep(0.1)
+        server.log("ended")
+        assert server.process.wait(20) == 0
+
+
+MISTAKES = {
+    "no checkpoint": (["nowhere"], "a checkpoint in nowhere; found no such folder"),
+    "public": (["host=0.0.0.0"], "an API key for the public address 0.0.0.0; found none in EMBODIED_API_KEY"),
+    "refusals": (["refusals=no"], "refusals answer or text; found no"),
+    "limit": (["listening.rate_limit=0"], "listening.rate_limit above 0; found 0"),
+    "port": (["port=70000"], "a port between 0 and 65535; found 70000"),
+    "key alone": (["tls.key=a.pem"], "tls.certificate and tls.key together; found tls.key alone"),
+    "no certificate": (["tls.key=a.pem", "tls.certificate=b.pem"], "the file b.pem; found none"),
+    "keys": (["observation_keys={state/pint: a}"], "found 'state/pint'; did you mean 'state/point'"),
+    "host": (["host=127.0.0.300", "allow_anybody=true"], "to listen on 127.0.0.300, port 8000; found"),
+    "engine": (["policy.engine=onnx"], "the name of an engine; found 'onnx'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("EMBODIED_API_KEY", raising=False)
+    words, expected = MISTAKES[name]
+    if words[0] != "nowhere":
+        words = [str(checkpoint(tmp_path / "policy")), *words]
+    status, _, printed = embodied(capsys, "serve", *words)
+    assert status == 2 and expected in printed and "Traceback" not in printed
+
+
+def test_damaged_weights_are_one_line(capsys, tmp_path):
+    folder = checkpoint(tmp_path / "policy")
+    (folder / "policy.safetensors").write_bytes(b"damaged")
+    status, _, printed = embodied(capsys, "serve", str(folder))
+    assert status == 2 and "that fit policy.json" in printed
+
+
+def certificate(folder, *, days_from, days_to, name="server"):
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + datetime.timedelta(days=days_from))
+        .not_valid_after(now + datetime.timedelta(days=days_to))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / f"{name}.pem", folder / f"{name}.key"
+    files[0].write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    files[1].write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    return files
+
+
+def test_a_certificate_that_is_not_valid_is_refused_before_anybody_connects(tmp_path):
+    with pytest.raises(UserError, match="that is valid now; found certificate has expired; renew it"):
+        server_context(*certificate(tmp_path, days_from=-2, days_to=-1))
+    with pytest.raises(UserError, match="that is valid now; found certificate is not yet valid"):
+        server_context(*certificate(tmp_path, days_from=1, days_to=2))
+    one = certificate(tmp_path, days_from=-1, days_to=1, name="one")
+    other = certificate(tmp_path, days_from=-1, days_to=1, name="other")
+    with pytest.raises(UserError, match="a certificate and its own private key"):
+        server_context(one[0], other[1])
+    (tmp_path / "text.pem").write_text("no certificate")
+    with pytest.raises(UserError, match="a certificate and its own private key"):
+        server_context(tmp_path / "text.pem", one[1])
+
+
+def test_robots_speak_through_tls_and_see_whom_they_speak_to(tmp_path):
+    from serving_policies import TellingPolicy
+    from test_policy_server import served
+    from websockets.sync.client import connect
+
+    from embodied import wire
+
+    files = certificate(tmp_path, days_from=-1, days_to=1)
+    with served(TellingPolicy(), host="localhost", tls=server_context(*files)) as server:
+        address = server.address.replace("127.0.0.1", "localhost").replace("[::1]", "localhost")
+        assert address.startswith("wss://")
+        trust = ssl.create_default_context(cafile=files[0])
+        with connect(address, ssl=trust, proxy=None) as connection:
+            connection.recv(timeout=10)
+            connection.send(wire.pack(message()))
+            assert wire.unpack(connection.recv(timeout=10))["actions"].shape == (4, 3)
+        with pytest.raises(PolicyServerError, match="CERTIFICATE_VERIFY_FAILED"):
+            PolicyClient(address)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "robot.local"])
+def test_a_public_address_needs_a_key(host):
+    with pytest.raises(UserError, match=f"an API key for the public address {host}"):
+        check_exposure(host, None, False)
+    check_exposure(host, "key", False)
+    check_exposure(host, None, True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
+def test_this_machine_alone_needs_none(host):
+    check_exposure(host, None, False)
+
+
+def test_a_rate_limit_lets_bursts_through_and_no_lasting_excess():
+    bucket = TokenBucket(10.0, burst_s=0.5)
+    assert [bucket.take(0.0) for _ in range(7)] == [True] * 5 + [False] * 2
+    assert sum(bucket.take(0.01 * step) for step in range(1, 1001)) == pytest.approx(100, abs=1)
