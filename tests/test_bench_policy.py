@@ -173,7 +173,7 @@ def test_latencies_make_ratios_and_the_figure(world, tmp_path):
     assert "DDIM-4 takes 3.60 times as long as SDP k=1 (eager)." in page(tmp_path)
     assert "| 1.00 (1.20) | 0.25 |" in page(tmp_path)  # an observation pays for four actions
     assert (tmp_path / "results" / "frontier.png").stat().st_size > 1000
-    assert "![Success against latency" in page(tmp_path)
+    assert "![A small frontier, by task](frontier.png)" in page(tmp_path)
 
 
 def test_what_is_kept_says_each_start_in_one_character():
@@ -200,3 +200,63 @@ def test_a_damaged_file_is_named(world, tmp_path):
     (tmp_path / "results" / "cells" / "metaworld-reach-v3-DDIM-1.json").write_text("{")
     with pytest.raises(UserError, match="a cell's results in .*DDIM-1.json.*delete it"):
         command(tmp_path)
+
+
+CONDITIONS = """
+  - {label: undisturbed, values: {delay: 0}}
+  - {label: delay 3, evaluation: [delay_steps=3], values: {delay: 3}}
+  - {label: noise, evaluation: [action_noise=0.1], values: {delay: 0}, rows: [SDP*]}
+"""
+
+
+def test_under_conditions_each_method_stands_beside_itself(world, tmp_path, monkeypatch):
+    entry = {**yaml.safe_load(MATRIX), "conditions": yaml.safe_load(CONDITIONS)}
+    matrix = policy_matrix.parsed_matrix("small", entry)
+    monkeypatch.setattr(bench_policy, "read_policy_matrix", lambda name: matrix)
+
+    def evaluate(cell, directory, runs):
+        path = world.evaluate(cell, directory, runs)
+        if cell.condition.label == "delay 3":
+            summary = json.loads(path.read_text())
+            for row in summary["episodes"][:2]:
+                row["success_ever"] = False
+            path.write_text(json.dumps(summary))
+        return path
+
+    monkeypatch.setattr(bench_policy, "evaluated", evaluate)
+    command(tmp_path)
+    text = page(tmp_path)
+    assert "| method | undisturbed | delay 3 | noise |" in text
+    assert "| SDP k=1 | 15/20 | 15/20, -0.10 [-0.30, +0.08] | 15/20, +0.00 [-0.16, +0.16] |" in text
+    assert "| DDIM-1 | 5/20 | 5/20, -0.10 [-0.30, +0.08] |  |" in text
+    assert "| SDP k=1 | 0.100 / 0.020 / 0.010 |" in text
+    assert (tmp_path / "results" / "delay.png").stat().st_size > 1000
+    with pytest.raises(UserError, match="conditions change no latency"):
+        command(tmp_path, "stage=latency")
+
+
+@pytest.mark.heavy
+def test_a_small_matrix_is_trained_evaluated_and_timed(tmp_path, monkeypatch, capsys):
+    """With the real commands, LeRobot's script among them; a second call finds everything there."""
+    entry = yaml.safe_load(MATRIX)
+    entry["columns"] = [[{**entry["columns"][0][0], "training": ["training.steps=5", "training.batch_size=8"]}]]
+    entry["evaluation"] = ["episodes=2", "recordings=0", "latency_observations=5"]
+    entry["trainings"]["lerobot"] = {
+        "command": "lerobot",
+        "overrides": ["horizon=16", "action_steps=4", "history=2", "down_dims=[8,16,32]"],
+    }
+    entry["rows"][0].append({"label": "LeRobot", "training": "lerobot", "overrides": [], "evaluation": ["episodes=1"]})
+    matrix = policy_matrix.parsed_matrix("small", entry)
+    monkeypatch.setattr(bench_policy, "read_policy_matrix", lambda name: matrix)
+    summary = json.loads(command(tmp_path).read_text())
+    calls = {row["label"]: row["calls_per_observation"] for row in summary["rows"]}
+    assert calls == {"SDP k=1": 1, "DDIM-1": 1, "DDIM-4": 4, "LeRobot": 100}
+    command(tmp_path, "stage=latency", "latency_stage.observations=5", "latency_stage.rounds=2")
+    timed = Kept(tmp_path / "results", matrix).latency(matrix.columns[0])
+    weights = {(row["label"], row["engine"]): row.get("weights") for row in timed["rows"] if not row["refused"]}
+    assert weights["LeRobot", "eager"] == weights["DDIM-4", "onnxruntime"] == "checkpoint"
+    assert all(row["timings"]["observation_ms"]["n"] == 10 for row in timed["rows"] if not row["refused"])
+    assert (tmp_path / "results" / "frontier.png").exists()
+    capsys.readouterr()
+    command(tmp_path)
+    assert "training" not in capsys.readouterr().out

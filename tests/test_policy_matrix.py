@@ -7,11 +7,15 @@ from importlib import resources
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
+from toy_specs import toy_spec
 
 from embodied.catalog import TASKS, is_known
 from embodied.commands.policy_matrix import MATRICES, chosen, parsed_matrix, read_policy_matrix, with_paths
 from embodied.configuration import check
 from embodied.errors import UserError
+from embodied.evaluation.episodes import check_delay_fits
+from embodied.policies.policy_file import build_policy
 
 PATHS = {"adroit_teachers": "/teachers", "pusht_demonstrations": "/pusht.zarr"}
 
@@ -38,6 +42,31 @@ def test_every_training_and_every_cell_is_a_command_that_composes(name):
     labels = {row.label for row in matrix.rows}
     assert {*matrix.baseline, *matrix.headline} <= labels
     assert matrix.reference in labels or matrix.reference is None
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_every_policy_can_be_built_and_run_as_its_rows_say(name):
+    matrix = read_policy_matrix(name)
+    column = matrix.columns[0]
+    for training in matrix.trainings.values():
+        if training.command != "train":
+            continue
+        config = OmegaConf.to_container(check("train", matrix.training_words(column, training)), resolve=True)
+        policy = build_policy(toy_spec(), config["policy"], config["network"], config["encoder"])
+        for cell in matrix.cells:
+            if cell.column == column and cell.training == training:
+                settings = check("eval", list(cell.evaluation))
+                policy.configure(**{key: value for key, value in settings.policy.items() if value is not None})
+                check_delay_fits(policy, settings.delay_steps)
+
+
+def test_trainings_of_another_plan_are_the_same_runs():
+    frontier, other = read_policy_matrix("frontier"), read_policy_matrix("closed_loop")
+    for column in other.columns:
+        assert column in frontier.columns
+        for name in ("sdp", "diffusion", "flow", "rnr"):
+            ours = other.training_declared(column, other.trainings[name])
+            assert ours == frontier.training_declared(column, frontier.trainings[name])
 
 
 def test_main_rows_of_the_first_columns_come_first_and_column_by_column():

@@ -108,13 +108,24 @@ class _Session:
             write_pages(self._kept, self._runs.matrix)
 
     def time(self) -> None:
-        """Time every column with a training, all its methods in turn."""
+        """Time every column with a training, all its methods in turn.
+
+        Raises:
+            UserError: a matrix with conditions, which change no latency.
+        """
         from embodied.commands.policy_latency import measure_column  # torch
+
+        if self._runs.matrix.has_conditions:
+            raise UserError(
+                expected="a plan whose methods are timed",
+                found=f"{self._runs.matrix.name}, whose conditions change no latency",
+                remedy="time plan=frontier",
+            )
 
         for column in dict.fromkeys(cell.column for cell in self._cells):
             if self._is_over:
                 return
-            rows = [cell for cell in self._cells if cell.column == column and not cell.condition.label]
+            rows = [cell for cell in self._cells if cell.column == column]
             rows = [cell for cell in rows if not self._runs.missing(column, cell.training)]
             if rows:
                 self._tried(
@@ -164,7 +175,8 @@ def _say_what_is_left(cells: list[PolicyCell], kept: Kept, runs: Runs) -> None:
         why = runs.missing(cell.column, cell.training)
         trained = "" if kept.training(cell) is None else " (trained)"
         say(f"left: {cell.name}{trained}{': ' + '; '.join(why) if why else ''}")
-    untimed = [column.label for column in dict.fromkeys(cell.column for cell in cells) if kept.latency(column) is None]
+    timed = () if runs.matrix.has_conditions else dict.fromkeys(cell.column for cell in cells)
+    untimed = [column.label for column in timed if kept.latency(column) is None]
     if untimed:
         say(f"latency not measured: {', '.join(untimed)}")
     say(f"{len(cells) - len(left)} of {len(cells)} cells are there, {len(left)} are left")

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from embodied.catalog import nearest
 from embodied.errors import UserError
 
-MATRICES = ("frontier",)
+MATRICES = ("frontier", "closed_loop", "ablations")
 _PLACE = re.compile(r"{(\w+)}")  # of a path that the user must give, in overrides
 OF_TRAINED_POLICIES = ("train", "distill")  # they evaluate what they trained, and `embodied eval` takes their runs
 
@@ -74,6 +74,7 @@ class Condition:
     evaluation: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)  # of places in the rows' overrides
     rows: tuple[str, ...] = ("*",)  # patterns of the rows that it is for
+    columns: tuple[str, ...] = ("*",)  # and of the columns
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,11 @@ class PolicyMatrix:
     rows: tuple[Row, ...]
     cells: tuple[PolicyCell, ...]  # in the order of work
 
+    @property
+    def has_conditions(self) -> bool:
+        """Whether methods are compared with themselves under conditions, rather than with each other."""
+        return len(self.conditions) > 1
+
     def training_words(self, column: Column, training: Training) -> list[str]:
         """Overrides of a training's command, without its teacher's run; `places` of the column are left open."""
         if training.command == "distill":
@@ -145,8 +151,22 @@ def read_policy_matrix(name: str) -> PolicyMatrix:
     """
     if name not in MATRICES:
         raise UserError(expected="a plan of bench policy", found=f"'{name}'", remedy=nearest(str(name), MATRICES))
+    data = _read(name)
+    if data.get("like") is not None:
+        data = _completed(data, _read(data["like"]))
+    return parsed_matrix(name, data)
+
+
+def _read(name: str) -> Any:
     file = resources.files("embodied.conf") / "matrix" / f"{name}.yaml"
-    return parsed_matrix(name, OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8"))))
+    return OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
+
+
+def _completed(data: Any, like: Any) -> Any:
+    """A file that names another one's trainings and columns, with them in it."""
+    columns = {entry.get("label", entry["task"]): entry for group in like["columns"] for entry in group}
+    groups = [[columns[entry] if isinstance(entry, str) else entry for entry in group] for group in data["columns"]]
+    return {**data, "trainings": {**like["trainings"], **data.get("trainings", {})}, "columns": groups}
 
 
 def parsed_matrix(name: str, data: Any) -> PolicyMatrix:
@@ -176,7 +196,7 @@ def parsed_matrix(name: str, data: Any) -> PolicyMatrix:
             for column in column_group
             for row in row_group
             for condition in conditions
-            if any(fnmatch.fnmatch(row.label, pattern) for pattern in condition.rows)
+            if _is_for(condition, column, row)
         ),
     )
 
@@ -235,6 +255,7 @@ def _condition(entry: Any) -> Condition:
         evaluation=tuple(entry.get("evaluation", ())),
         values=entry.get("values", {}),
         rows=tuple(entry.get("rows", ("*",))),
+        columns=tuple(entry.get("columns", ("*",))),
     )
 
 
@@ -242,6 +263,12 @@ def _cell(column: Column, row: Row, condition: Condition, training: Training, sh
     settings = [_PLACE.sub(lambda place: str(condition.values[place[1]]), word) for word in row.overrides]
     words = (*shared, *column.evaluation, *condition.evaluation, *row.evaluation, *settings)
     return PolicyCell(column, row, condition, training, _last_of_each_key(words))
+
+
+def _is_for(condition: Condition, column: Column, row: Row) -> bool:
+    return any(fnmatch.fnmatch(row.label, pattern) for pattern in condition.rows) and any(
+        fnmatch.fnmatch(column.label, pattern) for pattern in condition.columns
+    )
 
 
 def _last_of_each_key(words: Sequence[str]) -> tuple[str, ...]:

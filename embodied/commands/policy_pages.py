@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from embodied.commands.bench_pages import markdown, results_folder
 from embodied.commands.policy_cells import Kept
+from embodied.commands.policy_conditions import conditions_section, delay_panel
 from embodied.commands.policy_matrix import Column, PolicyCell, PolicyMatrix
+from embodied.evaluation.delay_panels import delay_figure
 from embodied.evaluation.frontier import Paired, cheapest_keeping, is_saturated, mean_comparison, paired
 from embodied.evaluation.frontier_plot import FrontierPanel, FrontierPoint, frontier_figure
 from embodied.types import Json
 
-PAGE, FIGURE = "README.md", "frontier.png"
+PAGE = "README.md"
+FIGURES = {False: "frontier.png", True: "delay.png"}  # by whether there are conditions
 FIGURE_ENGINE = "eager"
 COLUMNS = (
     *("method", "success ever", "rate [95 % Wilson]", "at the last step", "mean max. reward", "against reference"),
@@ -31,19 +36,18 @@ def write_pages(kept: Kept, matrix: PolicyMatrix) -> Path:
         UserError: a cell that cannot be read, or a folder that cannot be written.
     """
     with results_folder(kept.folder) as folder:
-        panels = _panels(kept, matrix)
-        if panels:
-            frontier_figure(panels, matrix.baseline).savefig(folder / FIGURE, format="png")
+        figure = _figure(kept, matrix)
+        if figure is not None:
+            figure.savefig(folder / FIGURES[matrix.has_conditions], format="png")
         page = folder / PAGE
-        page.write_text(_page(kept, matrix, has_figure=bool(panels)), encoding="utf-8")
+        page.write_text(_page(kept, matrix, has_figure=figure is not None), encoding="utf-8")
         return page
 
 
 def _page(kept: Kept, matrix: PolicyMatrix, has_figure: bool) -> str:
     parts = [_head(kept, matrix)]
     if has_figure:
-        engine = f"{FIGURE_ENGINE} PyTorch"
-        parts.append(f"![Success against latency of an observation on {engine}, by task]({FIGURE})\n")
+        parts.append(f"![{matrix.title}, by task]({FIGURES[matrix.has_conditions]})\n")
     parts.append(_means(kept, matrix))
     parts += [_column(kept, matrix, column) for column in matrix.columns]
     parts += [_unmeasured(kept, matrix), _runs(kept, matrix)]
@@ -56,15 +60,25 @@ def _found(kept: Kept, matrix: PolicyMatrix, column: Column) -> list[tuple[Polic
     return [(cell, facts) for cell in cells if (facts := kept.cell(cell)) is not None]
 
 
+def _figure(kept: Kept, matrix: PolicyMatrix) -> Figure | None:
+    """Success against delay or against latency; None where there is nothing to show yet."""
+    if matrix.has_conditions:
+        found = ((column.label, _found(kept, matrix, column)) for column in matrix.columns)
+        delays = [panel for label, cells in found if (panel := delay_panel(label, matrix.conditions, cells))]
+        return delay_figure(delays) if delays else None
+    panels = _panels(kept, matrix)
+    return frontier_figure(panels, matrix.baseline) if panels else None
+
+
 def _panels(kept: Kept, matrix: PolicyMatrix) -> list[FrontierPanel]:
-    """Of the columns whose latency has been measured, under no condition."""
+    """Of the columns whose latency has been measured."""
     panels = []
     for column in matrix.columns:
         timed = kept.latency(column)
         points = []
         for cell, facts in _found(kept, matrix, column):
             timings = _latency(timed, cell.row.label, FIGURE_ENGINE)
-            if timings is not None and not cell.condition.label:
+            if timings is not None:
                 p50_ms = timings["observation_ms"]["p50"]
                 points.append(FrontierPoint(cell.row.label, p50_ms, facts["success"]["ever"]))
         if points:
@@ -94,17 +108,15 @@ def _column(kept: Kept, matrix: PolicyMatrix, column: Column) -> str:
     found = _found(kept, matrix, column)
     if not found:
         return ""
+    heading = f"## {column.label}\n"
+    if matrix.has_conditions:
+        return f"{heading}\n{conditions_section(matrix.conditions, found)}"
     timed = kept.latency(column)
-    parts = [f"## {column.label}\n"]
-    for condition in matrix.conditions:
-        cells = [(cell, facts) for cell, facts in found if cell.condition == condition]
-        if not cells:
-            continue
-        reference = next((facts for cell, facts in cells if cell.row.label == matrix.reference), None)
-        lines = [_line(cell, facts, reference, timed, kept.training(cell)) for cell, facts in cells]
-        parts.append((f"### {condition.label}\n\n" if condition.label else "") + markdown(COLUMNS, lines))
-        if reference is not None:
-            parts.append(_verdict(matrix, cells, reference, timed))
+    reference = next((facts for cell, facts in found if cell.row.label == matrix.reference), None)
+    lines = [_line(cell, facts, reference, timed, kept.training(cell)) for cell, facts in found]
+    parts = [heading, markdown(COLUMNS, lines)]
+    if reference is not None:
+        parts.append(_verdict(matrix, found, reference, timed))
     return "\n".join(parts)
 
 
@@ -186,8 +198,7 @@ def _means(kept: Kept, matrix: PolicyMatrix) -> str:
     by_row: dict[str, dict[str, Json]] = {row.label: {} for row in matrix.rows}
     for column in matrix.columns:
         for cell, facts in _found(kept, matrix, column):
-            if not cell.condition.label:
-                by_row[cell.row.label][column.label] = facts
+            by_row[cell.row.label][column.label] = facts
     lines = []
     for label, cells in by_row.items():
         found = mean_comparison(cells, by_row[matrix.reference])
@@ -212,7 +223,7 @@ def _means(kept: Kept, matrix: PolicyMatrix) -> str:
 
 def _unmeasured(kept: Kept, matrix: PolicyMatrix) -> str:
     missing = [cell.name for cell in matrix.cells if kept.cell(cell) is None]
-    untimed = [column.label for column in matrix.columns if kept.latency(column) is None]
+    untimed = [] if matrix.has_conditions else [c.label for c in matrix.columns if kept.latency(c) is None]
     if not missing and not untimed:
         return ""
     lines = [f"- {name}" for name in missing] + [f"- latency of {label}" for label in untimed]

@@ -12,7 +12,7 @@ import numpy as np
 
 from embodied.evaluation.paired_proportions import exact_mcnemar, paired_difference_interval
 from embodied.evaluation.statistics import Interval
-from embodied.evaluation.suite_score import Stratum, suite_difference_interval
+from embodied.evaluation.suite_score import Stratum, suite_difference_interval, suite_score
 from embodied.types import Json
 
 ALPHA = 0.05
@@ -48,8 +48,9 @@ def paired(mine: Json, theirs: Json) -> Paired | None:
     shared = a.keys() & b.keys()
     if not shared:
         return None
-    counts = [sum(a[start] == x and b[start] == y for start in shared) for x in (True, False) for y in (True, False)]
-    both, only_mine, only_theirs, neither = counts
+    both = sum(a[start] and b[start] for start in shared)
+    only_mine, only_theirs = sum(a[start] for start in shared) - both, sum(b[start] for start in shared) - both
+    neither = len(shared) - both - only_mine - only_theirs
     low, high = paired_difference_interval(both, only_mine, only_theirs, neither)
     difference = (only_mine - only_theirs) / len(shared)
     return Paired(len(shared), only_mine, only_theirs, exact_mcnemar(only_mine, only_theirs), difference, low, high)
@@ -103,17 +104,17 @@ def mean_comparison(mine: Mapping[str, Json], theirs: Mapping[str, Json], seed: 
     if not pairs:
         return None
     columns = tuple(name for name in mine if name in pairs)
-    strata = [[Stratum(pairs[c][i], np.ones(pairs[c].shape[1])) for c in columns] for i in (0, 1)]
-    means = [float(np.mean([stratum.mean for stratum in of_one])) for of_one in strata]
-    interval = suite_difference_interval(*strata, [True] * len(columns), resamples=RESAMPLES, seed=seed)
-    ratio_interval = _ratio_interval([pairs[c] for c in columns], seed)
+    ours, others = ([Stratum(pairs[c][i], np.ones(pairs[c].shape[1])) for c in columns] for i in (0, 1))
+    a, b = suite_score(ours), suite_score(others)
+    interval = suite_difference_interval(ours, others, [True] * len(columns), resamples=RESAMPLES, seed=seed)
     return MeanComparison(
-        columns,
-        *means,
-        means[0] - means[1],
-        interval,
-        means[0] / means[1] if means[1] else None,
-        ratio_interval if means[1] else None,
+        columns=columns,
+        mine=a,
+        theirs=b,
+        difference=a - b,
+        difference_interval=interval,
+        ratio=a / b if b else None,
+        ratio_interval=_ratio_interval([pairs[c] for c in columns], seed) if b else None,
     )
 
 
