@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 from embodied.errors import UserError
 from embodied.protocols import Policy
@@ -19,22 +18,9 @@ from embodied.serving.recorder import RecordedRequest, RecordingQueue
 from embodied.serving.registry import SessionRegistry
 from embodied.serving.requests import PendingRequest
 from embodied.serving.served_session import Frame, ServedSession
+from embodied.serving.session_settings import SessionSettings as SessionSettings  # offered here too
 from embodied.serving.warm_up import warm_up
 from embodied.types import Observation, TaskSpec
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    """conf/serving/sessions of the server."""
-
-    most_sessions: int = 64
-    largest_batch: int = 1  # requests computed in one step; 1: a session's actions are bit-equal whoever else is there
-    deadline_periods: float = 1.0  # of the control rate (times the policy's inference delay), where a client says none
-    repeats_history: bool = False  # the newest observation stands for missing ones of a history; else they are refused
-    reset_after_s: float = 60.0  # without a request: the next one begins a new episode
-    longest_wait_s: float = 30.0  # for an answer, whatever happens
-    seed: int = 0  # of the episodes' noise
-    threads: int = 1  # of torch
 
 
 class Sessions:
@@ -174,7 +160,10 @@ class Sessions:
             UserError: as `Session.observe`, or this owner has no session of this name.
         """
         with self._lock:
-            self._registry.of(name, owner).observe(frame)
+            session = self._registry.of(name, owner)
+            refused = self._heard_from(session, self._clock())
+            session.observe(frame)
+        self._deliver(refused)
 
     def act(
         self,
@@ -250,16 +239,12 @@ class Sessions:
             if self._is_stopped:
                 raise UserError(expected="a server that runs", found="one that has stopped", remedy="start it again")
             session = self._registry.of(name, owner)
-            refused = None
-            if now_s - self._last_request_s.get(session, now_s) > self.settings.reset_after_s:
-                session.reset()
-                refused = self._superseded(session, None)
+            refused = self._heard_from(session, now_s)
             asked_s = session.asked_at(frame, executed)
             pending = PendingRequest(
                 session, frame, earlier, executed, asked_s, now_s, now_s + wait_s, deliver, session.episode
             )
             session.asked(asked_s)
-            self._last_request_s[session] = now_s
             refused = self._superseded(session, pending) or refused
             self._waiting[session] = pending
             self._inference.submit(pending)
@@ -306,6 +291,15 @@ class Sessions:
                 found="none",
                 remedy="look into the server's log, or serve a faster policy",
             )
+
+    def _heard_from(self, session: ServedSession, now_s: float) -> tuple[PendingRequest, Answer | Exception] | None:
+        """Begin a new episode after a long silence; what a request of the last one gets, if any waits."""
+        last_s = self._last_request_s.get(session, now_s)
+        self._last_request_s[session] = now_s
+        if now_s - last_s <= self.settings.reset_after_s:
+            return None
+        session.reset()
+        return self._superseded(session, None)
 
     def _superseded(
         self, session: ServedSession, by: PendingRequest | None
