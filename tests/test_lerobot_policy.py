@@ -14,11 +14,11 @@ from embodied.policies.lerobot_policy import LeRobotPolicy
 from embodied.serving.served_session import Frame
 from embodied.serving.sessions import Sessions, SessionSettings
 
-STATES = {STATE: ["point"], ENVIRONMENT: ["goal"]}
+NAMES = {"observation": ["point"], "environment_state": ["goal"]}
 
 
 def served(folder, **settings):
-    return LeRobotPolicy(toy_spec(), folder, states=STATES, **settings)
+    return LeRobotPolicy(toy_spec(), folder, **NAMES, **settings)
 
 
 def observations(start, count):
