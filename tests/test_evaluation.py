@@ -284,10 +284,12 @@ def test_latency_counts_every_network_call(settings, k, monkeypatch):
     }
     assert figures["first_observation_ms"] == pytest.approx(policy.first_observation_calls + 0.25)
     assert figures["overhead_ratio"] == pytest.approx((k + 0.25) / k)
-    # 10 first observations, then episodes of 10 acts: the first at its own cost, each later one k calls and a bare one
-    episodes = -(-50 // 9)
+    # 10 first observations; then acts until 5 blocks of 11 are full, in episodes of 10 acts of which the first is not
+    # counted; and 11 bare calls for each block
+    acts = 5 * 11
     first = policy.first_observation_calls
-    assert len(calls) == 10 * first + episodes * (first + 9 * (k + 1))
+    episodes = -(-acts // 9)
+    assert len(calls) == 10 * first + episodes * (first + 9 * k) + 5 * 11
 
 
 def test_latency_needs_a_second_chunk():

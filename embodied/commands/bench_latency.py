@@ -118,12 +118,12 @@ def _page(lines: list[list[str]], rows: list[Json], config: DictConfig) -> str:
 
 One session at batch 1 with fresh weights, {chosen.observations} observations after a warm-up, garbage collection off,
 the device synchronised; each row in a process of its own, pinned to as many cores as it has threads. "Network call" is
-one bare call on the same engine, timed between the observations; "act / bare calls" is the whole act over the calls
-that it makes; "eager / this" compares whole observations and bare calls. A bare call embeds its noise levels, which are
-constants of the program that an observation runs. "First call" is from the first observation until the engine has made
-its programs and given two chunks. Memory is resident, more than before the policy was built; on a GPU the most that was
-allocated there. The last column is one observation of each of {chosen.sessions} sessions in one batch, p50. What an
-engine gives is compared with eager PyTorch first, and refused above 1e-4.
+one bare call on the same engine, timed in turn with blocks of observations; "act / bare calls" is the whole act over
+the calls that it makes; "eager / this" compares whole observations and bare calls. A bare call embeds its noise levels,
+which are constants of the program that an observation runs. "First call" is from the first observation until the engine
+has made its programs and given two chunks. Memory is resident, more than before the policy was built; on a GPU the most
+that was allocated there. The last column is one observation of each of {chosen.sessions} sessions in one batch, p50.
+What an engine gives is compared with eager PyTorch first, and refused above 1e-4.
 
 - machine: {machine["cpu"]}, {machine["cores"]} cores; device {chosen.device}, {chosen.threads} thread
 - torch {torch.__version__}; {chosen.state_size} values of state, {chosen.action_size} of action

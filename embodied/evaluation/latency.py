@@ -17,6 +17,7 @@ from embodied.session import Session
 from embodied.types import Json, Observation
 
 WARM_UP = 30  # observations
+BLOCK = 10  # acts, then as many encodings and network calls; one before each of the three is not counted
 RE_WARM_UP = 5  # observations, of a policy that others ran since
 FIRST_OBSERVATIONS = 10  # resets, for the latency of an episode's first chunk
 
@@ -56,8 +57,8 @@ def measure_latency(
 ) -> Json:
     """Time `Session.act` over a recorded stream of observations, one every control step.
 
-    The parts and the bare network call are timed in the same loop, between the observations, so that whatever slows
-    the machine slows all of them alike.
+    Blocks of acts, of encodings and of bare network calls take turns, so that whatever slows the machine slows all of
+    them alike, while none finds its weights driven out of the caches by another engine's copy of them.
 
     Args:
         stream: of one episode.
@@ -144,6 +145,7 @@ class SessionTimer:
     def time(self, observations: int, warm_up: int) -> None:
         """So many observations that are no episode's first, and as many before them as `warm_up` says."""
         samples: list[tuple[float, float, float]] = []
+        acts_ms: list[float] = []
         while len(samples) < warm_up + observations:
             self._session.reset(self._episodes)
             self._episodes += 1
@@ -152,15 +154,17 @@ class SessionTimer:
                 if t == 0:
                     self._session.act(observation)
                 elif t % self._policy.action_steps == 0:
-                    samples.append(self._timed(observation))
+                    acts_ms.append(_elapsed_ms(lambda o=observation: self._session.act(o), self._policy.device))
+                    if len(acts_ms) == 1 + BLOCK:
+                        samples += zip(acts_ms[1:], *self._parts_ms(observation), strict=True)
+                        acts_ms.clear()
         self._samples += samples[warm_up : warm_up + observations]
 
-    def _timed(self, observation: Observation) -> tuple[float, float, float]:
-        """The whole act, and in the same moment its parts alone."""
-        device = self._policy.device
-        act_ms = _elapsed_ms(lambda: self._session.act(observation), device)
+    def _parts_ms(self, observation: Observation) -> list[list[float]]:
+        """A block of encodings, and one of bare network calls."""
         parts = self._policy.timed_parts([observation] * self._policy.history)
-        return act_ms, _elapsed_ms(parts["encode"], device), _elapsed_ms(parts["network_call"], device)
+        device = self._policy.device
+        return [[_elapsed_ms(parts[name], device) for _ in range(1 + BLOCK)][1:] for name in ("encode", "network_call")]
 
     def summary(self) -> Json:
         """As `measure_latency` returns it, without the threads."""
