@@ -15,6 +15,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 REQUIRE_ALL = "EMBODIED_REQUIRE_ALL"
 NO_GPU = "no GPU here"  # nobody is required to have one either
 SHARED_DATA = "EMBODIED_SHARED_DATA"  # a folder of data that others made; nobody is required to have it
+OPENPI = "EMBODIED_OPENPI_VENV"  # an environment with openpi's client, which no environment of ours can hold
 
 
 @pytest.hookimpl(wrapper=True)
@@ -31,7 +32,7 @@ def _fail_if_skipped(report):
     """With EMBODIED_REQUIRE_ALL=1 a skipped test, or a skipped file, is a failure that gives the reason."""
     if os.environ.get(REQUIRE_ALL) == "1" and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        if SHARED_DATA in reason or NO_GPU in reason:
+        if any(missing in reason for missing in (SHARED_DATA, NO_GPU, OPENPI)):
             return report
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid}: {reason} ({REQUIRE_ALL}=1 allows no skipped test)"
