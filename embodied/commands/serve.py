@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from embodied.commands.served_checkpoint import ServedCheckpoint, load_checkpoint
+from embodied.commands.served_recording import ServedRecording, is_recording, recording
 from embodied.console import say
 from embodied.errors import UserError
 from embodied.serving.access import API_KEY_VARIABLE, check_exposure, is_loopback
@@ -34,14 +35,18 @@ LOG = logging.getLogger("embodied.serving.command")
 REFUSALS = ("answer", "text")
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Path | None:
     """Serve until SIGTERM or SIGINT; SIGHUP goes on with the run's newest checkpoint.
+
+    Returns:
+        The path of summary.json, where sessions were recorded.
 
     Raises:
         UserError: a checkpoint that does not load, an address that cannot be listened on, a public one without a key,
             a certificate that is not valid, or a setting that makes no sense.
     """
     check(config)
+    is_recording(config)
     api_key = os.environ.get(API_KEY_VARIABLE)
     check_exposure(config.host, api_key, config.allow_anybody)
     tls = _tls(config)
@@ -49,9 +54,11 @@ def run(config: DictConfig) -> None:
     handler = log_to(sys.stderr)
     try:
         _hint_at_proxies()
-        server = _server(config, checkpoint, api_key, tls)
-        lerobot = _lerobot(config, server, checkpoint, api_key) if config.lerobot.on else None
-        _serve(config, server, lerobot, checkpoint)
+        with recording(config, checkpoint) as record:
+            server = _server(config, checkpoint, api_key, tls, record)
+            lerobot = _lerobot(config, server, checkpoint, api_key) if config.lerobot.on else None
+            _serve(config, server, lerobot, record, checkpoint)
+        return None if record is None else record.summary
     finally:
         logging.getLogger("embodied.serving").removeHandler(handler)
 
@@ -92,7 +99,11 @@ def _tls(config: DictConfig) -> SSLContext | None:
 
 
 def _server(
-    config: DictConfig, checkpoint: ServedCheckpoint, api_key: str | None, tls: SSLContext | None
+    config: DictConfig,
+    checkpoint: ServedCheckpoint,
+    api_key: str | None,
+    tls: SSLContext | None,
+    record: ServedRecording | None,
 ) -> PolicyServer:
     settings: Json = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     policy = checkpoint.policy
@@ -114,6 +125,8 @@ def _server(
         ListeningSettings(host=config.host, port=config.port, api_key=api_key, tls=tls, **limits),
         weights=checkpoint.weights,
         refuses_by_text=config.refusals == "text",
+        metrics=None if record is None else record.metrics,
+        recording=None if record is None else record.queue,
     )
 
 
@@ -145,7 +158,11 @@ def _lerobot(
 
 
 def _serve(
-    config: DictConfig, server: PolicyServer, lerobot: LeRobotServer | None, checkpoint: ServedCheckpoint
+    config: DictConfig,
+    server: PolicyServer,
+    lerobot: LeRobotServer | None,
+    record: ServedRecording | None,
+    checkpoint: ServedCheckpoint,
 ) -> None:
     end, reload = threading.Event(), threading.Event()
 
@@ -165,6 +182,8 @@ def _serve(
             if reload.is_set():
                 reload.clear()
                 checkpoint = _swapped(config, server, checkpoint)
+                if record is not None:
+                    record.swapped(checkpoint)
     finally:
         ends.close()
         server.drain(config.drain_s)
