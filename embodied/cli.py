@@ -47,7 +47,11 @@ COMMANDS = {
         "embodied.commands.export", "a checkpoint as ONNX or torch.export, with a parity check", ("run",)
     ),
     "serve": Command("embodied.commands.serve", "serve a checkpoint to robots, in real time", ("run",)),
-    "replay": Command("embodied.commands.replay", "turn a rollout or a demonstration into a Rerun recording", ("run",)),
+    "replay": Command(
+        "embodied.commands.replay",
+        "turn a rollout, a demonstration or a served session into a Rerun recording",
+        ("run",),
+    ),
     "data": Command(
         "embodied.commands.data",
         "look after a store: data verify, data repair, data stats, data convert",

@@ -63,7 +63,9 @@ class LeRobotPolicy:
                 found=f"one with temporal_ensemble_coeff in {self._path}",
                 remedy="set it to null and n_action_steps to the chunk's length in the checkpoint's config.json",
             )
-        self._inputs = LeRobotInputs(spec, config, self._path, observation, environment_state, keys="lerobot")
+        self._inputs = LeRobotInputs(
+            spec, config, self._path, observation, environment_state, keys="lerobot_checkpoint"
+        )
         self.history = int(getattr(config, "n_obs_steps", 1))
         self.action_steps = int(getattr(config, "n_action_steps", 1))
 

@@ -115,8 +115,8 @@ def same(mine: object, other: object) -> bool:
 class RecordingReader:
     """What a recording holds, read back."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, control_hz: float = SPEC.control_hz) -> None:
+        self.path, self.control_hz = path, control_hz
         self.chunks = RrdReader(path).stream().to_chunks()
 
     @property
@@ -132,7 +132,7 @@ class RecordingReader:
                 assert set(chunk.timeline_names) == {"step", "time"}
                 seconds = [time.total_seconds() for time in batch.column("time").to_pylist()]
                 steps = batch.column("step").to_pylist()
-                assert seconds == pytest.approx([step / 20 for step in steps])
+                assert seconds == pytest.approx([step / self.control_hz for step in steps])
                 found += zip(steps, batch.column(column).to_pylist(), strict=True)
         found.sort(key=lambda row: row[0])
         return [row[0] for row in found], [row[1] for row in found]

@@ -76,7 +76,18 @@ class Still:
 
 def _config(tmp_path: Path, run: Path, **changes):
     base = {"run_root": str(tmp_path / "outputs"), "name": None, "force": False, "resume": None}
-    return OmegaConf.create({**base, "run": str(run), "episode": None, "open": False, **changes})
+    return OmegaConf.create(
+        {
+            **base,
+            "run": str(run),
+            "episode": None,
+            "session": None,
+            "live": False,
+            "viewer": None,
+            "open": False,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture

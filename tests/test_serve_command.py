@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -11,21 +12,25 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from lerobot_checkpoints import save_checkpoint
 from test_commands import embodied
 from toy_policies import SDP, TINY, toy_policy
 from toy_specs import toy_spec
 
 from embodied.client import PolicyClient, PolicyServerError
 from embodied.errors import UserError
+from embodied.policies.lerobot_policy import LeRobotPolicy
 from embodied.policies.policy_file import PolicyDescription, save_policy
 from embodied.serving.access import TokenBucket, check_exposure
 from embodied.serving.tls import server_context
+from embodied.types import Observation
 
 SETTINGS = {**SDP, "history": 1}
 
@@ -102,12 +107,95 @@ def test_a_server_serves_swaps_and_ends_as_it_is_told(tmp_path):
         assert server.process.wait(20) == 0
 
 
+def test_lerobots_clients_are_served_beside_openpis_on_the_same_sessions(tmp_path):
+    from test_lerobot_grpc import Client as LeRobotClient
+
+    folder = checkpoint(tmp_path / "policy")
+    with serving(folder, "lerobot.on=true", "lerobot.port=0", EMBODIED_API_KEY="secret") as server:
+        lerobot_port = int(server.process.stdout.readline().rpartition(":")[2])
+        with LeRobotClient(lerobot_port, (("authorization", "Api-Key secret"),)) as client:
+            client.begin()
+            client.send(1000.0, 0, must_go=True, **dict.fromkeys(("x.pos", "y.pos"), 0.0))
+            found = [action.action.tolist() for action in client.actions()]
+        with LeRobotClient(lerobot_port) as stranger, pytest.raises(grpc.RpcError, match="Api-Key"):
+            stranger.begin()
+        expected = PolicyClient(server.address, api_key="secret").infer({**message(), "reset": True})["actions"]
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg="`Ready` began the second episode too")
+        server.process.terminate()
+        server.log("ended")
+        assert server.process.wait(20) == 0
+
+
+def test_a_lerobot_port_in_use_ends_the_server_with_one_line(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = [str(checkpoint(tmp_path / "policy")), "port=0", "drain_s=0", "lerobot.on=true", f"lerobot.port={port}"]
+        status, _, printed = embodied(capsys, "serve", *words)
+    assert status == 2 and f"127.0.0.1:{port} to be free" in printed and "Traceback" not in printed
+
+
+def test_without_grpc_the_lerobot_side_is_one_readable_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "embodied.serving.lerobot_grpc", raising=False)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    words = [str(checkpoint(tmp_path / "policy")), "port=0", "lerobot.on=true"]
+    status, _, printed = embodied(capsys, "serve", *words)
+    assert status == 2 and "grpcio and protobuf, for lerobot.on=true" in printed
+    assert "pip install 'embodied-policies[grpc]'" in printed and "Traceback" not in printed
+
+
+@pytest.fixture(scope="module")
+def lerobot_folder(tmp_path_factory):
+    """An ACT checkpoint with random weights, as LeRobot saves it."""
+    from lerobot.policies.act.configuration_act import ACTConfig
+
+    folder = tmp_path_factory.mktemp("lerobot") / "pretrained_model"
+    sizes = {"dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1, "latent_dim": 4}
+    save_checkpoint(folder, ACTConfig(chunk_size=4, n_action_steps=4, n_vae_encoder_layers=1, **sizes))
+    return folder
+
+
+OF_LEROBOT = ["lerobot_checkpoint.observation=[point]", "lerobot_checkpoint.environment_state=[goal]"]
+
+
+def test_a_lerobot_checkpoint_is_served_by_the_spec_of_a_file(tmp_path, lerobot_folder):
+    spec = tmp_path / "robot.json"
+    spec.write_text(json.dumps(toy_spec().to_json()))
+    with serving(lerobot_folder, f"lerobot_checkpoint.spec={spec}", *OF_LEROBOT) as server:
+        client = PolicyClient(server.address)
+        assert client.metadata["policy"] == "lerobot act" and client.metadata["action_steps"] == 4
+        found = client.infer(message(0.5))["actions"]
+    policy = LeRobotPolicy(toy_spec(), lerobot_folder, observation=["point"], environment_state=["goal"])
+    seen = Observation({"point": np.full(2, 0.5, np.float32), "goal": np.zeros(2, np.float32)})
+    (chunk,), _ = policy.step([[seen]], [policy.initial_state(0)], [0])
+    np.testing.assert_allclose(found, chunk.actions, atol=1e-5)
+
+
+LEROBOT_MISTAKES = {
+    "no spec": ([], "the robot's spec for a LeRobot checkpoint, which does not say it; found none; add task="),
+    "two": (["lerobot_checkpoint.spec=a.json", "task=robosuite/lift"], "found lerobot_checkpoint.spec and task= both"),
+    "no file": (["lerobot_checkpoint.spec=a.json"], "a task's spec as JSON in a.json; found none that can be read"),
+    "settings": (["policy.k=2"], "no policy settings for a LeRobot checkpoint"),
+}
+
+
+@pytest.mark.parametrize("name", LEROBOT_MISTAKES)
+def test_a_lerobot_checkpoint_that_cannot_be_served_is_one_line(name, capsys, lerobot_folder):
+    words, expected = LEROBOT_MISTAKES[name]
+    status, _, printed = embodied(capsys, "serve", lerobot_folder, *words)
+    assert status == 2 and expected in printed and "Traceback" not in printed
+
+
 MISTAKES = {
+    "lerobot": (["lerobot.on=perhaps"], "true or false for lerobot.on; found lerobot.on=perhaps"),
+    "lerobot port": (["lerobot.on=true", "lerobot.port=-1"], "lerobot.port between 0 and 65535; found -1"),
+    "lerobot limit": (["lerobot.poll_s=0"], "lerobot.poll_s above 0; found 0"),
+    "lerobot keys": (["lerobot.on=true", "lerobot.keys={state/pint: a}", "port=0"], "found 'state/pint'"),
+    "task": (["task=robosuite/lift"], "a LeRobot checkpoint with task= or lerobot_checkpoint.spec="),
     "no checkpoint": (["nowhere"], "a checkpoint in nowhere; found no such folder"),
     "public": (["host=0.0.0.0"], "an API key for the public address 0.0.0.0; found none in EMBODIED_API_KEY"),
     "refusals": (["refusals=no"], "refusals answer or text; found no"),
     "limit": (["listening.rate_limit=0"], "listening.rate_limit above 0; found 0"),
-    "port": (["port=70000"], "a port between 0 and 65535; found 70000"),
+    "port": (["port=70000"], "port between 0 and 65535; found 70000"),
     "key alone": (["tls.key=a.pem"], "tls.certificate and tls.key together; found tls.key alone"),
     "no certificate": (["tls.key=a.pem", "tls.certificate=b.pem"], "the file b.pem; found none"),
     "keys": (["observation_keys={state/pint: a}"], "found 'state/pint'; did you mean 'state/point'"),

@@ -413,14 +413,17 @@ class Notes:
     """A recorder that notes; it waits for `go`, and fails at a session called "broken"."""
 
     def __init__(self):
-        self.go, self.noted, self.is_closed = threading.Event(), [], False
+        self.go, self.noted, self.losses, self.is_closed = threading.Event(), [], [], False
         self.go.set()
 
-    def request(self, recorded):
+    def write(self, event):
         assert self.go.wait(10)
-        if recorded.session == "broken":
+        if event.session == "broken":
             raise OSError("no space")
-        self.noted.append(recorded)
+        self.noted.append(event)
+
+    def lost(self, session, events):
+        self.losses.append((session, events))
 
     def close(self):
         self.is_closed = True
@@ -446,7 +449,7 @@ def test_a_recorder_is_told_of_answers_and_refusals_and_its_failures_are_counted
     assert [record.executed for record in recorder.noted] == [2, 2, None]
     assert recorder.noted[1].answer.asked_s == pytest.approx(0.2) and recorder.noted[1].refusal == ""
     assert recorder.noted[2].answer is None and "order of time" in recorder.noted[2].refusal
-    assert drops == ["recorder_failed"] and recording.dropped == 1
+    assert drops == ["recorder_failed"] and recording.dropped == {"recorder_failed": 1}
 
 
 def test_a_recorder_that_is_too_slow_costs_records_and_no_time():
@@ -457,11 +460,11 @@ def test_a_recorder_that_is_too_slow_costs_records_and_no_time():
     for _ in range(10):
         ask(sessions)
     assert time.monotonic() - began_s < 5.0
-    assert recording.dropped == len(drops) >= 7 and set(drops) == {"recorder_queue"}
+    assert recording.dropped["recorder_queue"] == len(drops) >= 7 and set(drops) == {"recorder_queue"}
     recorder.go.set()
     sessions.stop()
     recording.close()
-    assert len(recorder.noted) + recording.dropped == 10
+    assert len(recorder.noted) + len(drops) == 10 and recorder.losses == [("a", len(drops))]
 
 
 def test_a_policy_that_never_ends_is_an_error_and_no_hang():

@@ -183,7 +183,7 @@ def _facts(
 def _server(config: DictConfig) -> EvaluatedPolicy:
     settings = ServerSettings(**_plain(config.server), api_key=os.environ.get(API_KEY_VARIABLE))
     task = _plain(config.task)
-    spec = _task_spec(task)
+    spec = task_spec(task)
     policy = RemotePolicy(spec, settings)
     executor = _plain(config.executor)
     return EvaluatedPolicy(
@@ -203,7 +203,7 @@ def _remote_policy(settings: ServerSettings, task: Task) -> RemotePolicy:
 
 def _lerobot(config: DictConfig) -> EvaluatedPolicy:
     task, executor, settings = _plain(config.task), _plain(config.executor), _plain(config.lerobot)
-    spec = _task_spec(task)
+    spec = task_spec(task)
     policy = LeRobotDiffusion(spec, **settings)
     steps = _steps_between_chunks(policy, executor)
     calls = policy.calls_per_observation
@@ -266,7 +266,8 @@ def _expert_policy(expert: Json, label: str, task: Task) -> ExpertPolicy:
     return ExpertPolicy(task, make_expert(task, expert), label)
 
 
-def _task_spec(config: Json) -> TaskSpec:
+def task_spec(config: Json) -> TaskSpec:
+    """Of the task that this configuration makes."""
     task = make_task(config)
     try:
         return task.spec

@@ -1,4 +1,4 @@
-"""`embodied replay`: a rollout of an evaluation, or an episode of a store, as a Rerun recording."""
+"""`embodied replay`: a rollout of an evaluation, an episode of a store or a served session as a Rerun recording."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from embodied.catalog import make_task
+from embodied.commands.replay_sessions import SESSIONS, chosen_session, follow, is_session_file, write_recording_of
 from embodied.console import say
 from embodied.datasets.open_store import is_store, open_store
 from embodied.errors import UserError
@@ -16,9 +17,12 @@ from embodied.replay.recording import write_demonstration, write_recording
 from embodied.replay.rollout_file import load_rollout, read_start_id
 from embodied.replay.viewer import how_to_view, open_recording
 from embodied.run_directory import RunDirectory, find_run
+from embodied.session_file import session_name
 from embodied.summaries import read_summary
 from embodied.types import Episode, Json
 
+VOLATILE = ("open", "viewer", "live_s")
+RUNS = ("eval", "train", "distill", "collect", "serve")  # that hold something to replay, in order of preference
 ROLLOUTS = "rollouts"  # folder of an evaluation
 DEMONSTRATIONS = "demonstrations.zarr"  # store of a collection
 
@@ -27,8 +31,8 @@ DEMONSTRATIONS = "demonstrations.zarr"  # store of a collection
 class _Source:
     """What to replay."""
 
-    kind: str  # "rollout", "demonstration" or "recording"
-    path: Path  # of the rollout, the store or the recording
+    kind: str  # "rollout", "demonstration", "session" or "recording"
+    path: Path  # of the rollout, the store, the session or the recording
     start: int | None = None  # start id; None for a recording
     index: int = 0  # in the store
 
@@ -41,13 +45,16 @@ def run(config: DictConfig) -> Path:
     Raises:
         UserError: nothing to replay there, no such episode (lists those there are), or a damaged file.
     """
-    source = _find(Path(str(config.run)), _start_id(config.episode), Path(str(config.run_root)))
-    directory = RunDirectory.open("replay", _stem(source), config, volatile=("open",))
+    path, run_root = Path(str(config.run)), Path(str(config.run_root))
+    if config.live:
+        return _follow(config, _serving_run(path, run_root))
+    source = _find(path, _start_id(config.episode), run_root, config.session)
+    directory = RunDirectory.open("replay", _stem(source), config, volatile=VOLATILE)
     with directory.lock():
         if source.kind == "recording":
             recording, about = source.path.resolve(), {}
         else:
-            recording = directory.path / f"start_{source.start}.rrd"
+            recording = directory.path / f"{_recording_stem(source)}.rrd"
             about = _write(source, recording)
         shown = source.path if source.kind == "recording" else recording
         say(f"recording: {shown}")
@@ -57,24 +64,51 @@ def run(config: DictConfig) -> Path:
             say("opened in the viewer")
         else:
             say(f"no screen here: {how_to_view(shown)}")
-        return directory.write_summary(
-            {
-                "kind": source.kind,
-                "source": str(source.path),
-                "recording": str(recording) if source.kind == "recording" else recording.name,
-                "start": source.start,
-                "task": about.get("task"),
-                "success_ever": about.get("success_ever"),
-                "success_last": about.get("success_last"),
-                "first_success": about.get("first_success"),
-                "steps": about.get("steps"),
-            }
-        )
+        name = str(recording) if source.kind == "recording" else recording.name
+        return directory.write_summary(_result(source.kind, source.path, name, about, source.start))
+
+
+def _result(kind: str, source: Path, recording: str, about: Json, start: int | None = None) -> Json:
+    known = ("task", "success_ever", "success_last", "first_success", "steps", "session")
+    return {
+        "kind": kind,
+        "source": str(source),
+        "recording": recording,
+        "start": start,
+        **{name: about.get(name) for name in known},
+    }
+
+
+def _follow(config: DictConfig, run: Path) -> Path:
+    """Show a server's sessions while it runs; their recordings lie in the run directory afterwards."""
+    directory = RunDirectory.open("replay", f"{run.resolve().name}-live", config, volatile=VOLATILE)
+    with directory.lock():
+        recordings = follow(config, run, directory.path / SESSIONS)
+        for recording in recordings:
+            say(f"recording: {recording}")
+        return directory.write_summary(_result("live", run, SESSIONS, {}))
+
+
+def _serving_run(path: Path, run_root: Path) -> Path:
+    """
+    Raises:
+        UserError: no run of a server that records.
+    """
+    run = path if (path / SESSIONS).is_dir() else find_run(path, commands=["serve"], run_root=run_root)
+    if not (run / SESSIONS).is_dir():
+        raise UserError(expected=f"sessions in {run}", found="none", remedy="serve with record=on")
+    return run
+
+
+def _recording_stem(source: _Source) -> str:
+    return session_name(source.path) if source.kind == "session" else f"start_{source.start}"
 
 
 def _stem(source: _Source) -> str:
     """A recognisable name: of the evaluation or store, and the start."""
     path = source.path.resolve()
+    if source.kind == "session":
+        return f"{path.parent.parent.name}-{session_name(path)}"
     if source.start is None:
         return path.stem
     if path.parent.name == ROLLOUTS:
@@ -90,8 +124,12 @@ def _start_id(value: object) -> int | None:
     raise UserError(expected="episode= to be a start id", found=f"'{value}'", remedy="give a whole number, or null")
 
 
-def _find(path: Path, start: int | None, run_root: Path) -> _Source:
-    """What `path` names: a rollout, a recording, a store, or the run that holds one."""
+def _find(path: Path, start: int | None, run_root: Path, session: object) -> _Source:
+    """What `path` names: a rollout, a recording, a store, a session, or the run that holds one."""
+    if is_session_file(path):
+        return _Source("session", path)
+    if (path / SESSIONS).is_dir():
+        return _Source("session", chosen_session(path / SESSIONS, session))
     if path.is_file() and path.suffix == ".rrd":
         return _Source("recording", path)
     if path.is_file() and path.suffix == ".npz":
@@ -99,7 +137,9 @@ def _find(path: Path, start: int | None, run_root: Path) -> _Source:
     if is_store(path):
         return _episode(path, start)
     if not (path / ROLLOUTS).is_dir():
-        path = _evaluation_of(find_run(path, commands=["eval", "train", "distill", "collect"], run_root=run_root))
+        path = _evaluation_of(find_run(path, commands=RUNS, run_root=run_root))
+    if (path / SESSIONS).is_dir():
+        return _Source("session", chosen_session(path / SESSIONS, session))
     if (path / DEMONSTRATIONS).is_dir() and not (path / ROLLOUTS).is_dir():
         return _episode(path / DEMONSTRATIONS, start)
     return _rollout(sorted((path / ROLLOUTS).glob("*.npz")), start, path)
@@ -107,7 +147,7 @@ def _find(path: Path, start: int | None, run_root: Path) -> _Source:
 
 def _evaluation_of(path: Path) -> Path:
     """The run itself, or the evaluation that a training run names in its summary."""
-    if (path / ROLLOUTS).is_dir() or (path / DEMONSTRATIONS).is_dir():
+    if any((path / name).is_dir() for name in (ROLLOUTS, DEMONSTRATIONS, SESSIONS)):
         return path
     named = read_summary(path / "summary.json").get("evaluation")
     if not isinstance(named, dict) or "path" not in named:
@@ -151,7 +191,9 @@ def _choose(starts: list[int], start: int | None, where: Path) -> int:
 
 
 def _write(source: _Source, recording: Path) -> Json:
-    """Write the recording of a rollout or a demonstration, and return what the summary says of it."""
+    """Write the recording of what was found, and return what the summary says of it."""
+    if source.kind == "session":
+        return write_recording_of(source.path, recording)
     if source.kind == "rollout":
         saved = load_rollout(source.path)
         write_recording(recording, saved, f"{saved.rollout.episode.task}, start {source.start}")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from ssl import SSLContext
+from typing import TYPE_CHECKING
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from embodied.commands.evaluated_policy import resolved_checkpoint
+from embodied.commands.served_checkpoint import ServedCheckpoint, load_checkpoint
+from embodied.commands.served_recording import ServedRecording, is_recording, recording
 from embodied.console import say
 from embodied.errors import UserError
-from embodied.policies.denoising_policy import DenoisingPolicy
-from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_policy
 from embodied.serving.access import API_KEY_VARIABLE, check_exposure, is_loopback
 from embodied.serving.description import largest_frame
 from embodied.serving.json_lines import log_to
@@ -28,35 +26,27 @@ from embodied.serving.openpi_server import ListeningSettings
 from embodied.serving.policy_server import PolicyServer
 from embodied.serving.sessions import SessionSettings
 from embodied.serving.tls import server_context
-from embodied.serving.warm_up import made_observation
-from embodied.types import Json, Observation
+from embodied.types import Json
+
+if TYPE_CHECKING:
+    from embodied.serving.lerobot_grpc import LeRobotServer  # imports grpc, which not everybody has
 
 LOG = logging.getLogger("embodied.serving.command")
 REFUSALS = ("answer", "text")
-WEIGHTS_DIGITS = 12  # of the hash that answers carry
 
 
-@dataclass(frozen=True)
-class ServedCheckpoint:
-    """A loaded policy, and what identifies it."""
-
-    path: Path
-    policy: DenoisingPolicy
-    description: PolicyDescription
-    weights: str  # the first digits of the hash of its weights
-
-    def warm_up_observation(self) -> Observation:
-        return made_observation(self.policy.spec, self.description.statistics)
-
-
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Path | None:
     """Serve until SIGTERM or SIGINT; SIGHUP goes on with the run's newest checkpoint.
+
+    Returns:
+        The path of summary.json, where sessions were recorded.
 
     Raises:
         UserError: a checkpoint that does not load, an address that cannot be listened on, a public one without a key,
             a certificate that is not valid, or a setting that makes no sense.
     """
     check(config)
+    is_recording(config)
     api_key = os.environ.get(API_KEY_VARIABLE)
     check_exposure(config.host, api_key, config.allow_anybody)
     tls = _tls(config)
@@ -64,8 +54,11 @@ def run(config: DictConfig) -> None:
     handler = log_to(sys.stderr)
     try:
         _hint_at_proxies()
-        server = _server(config, checkpoint, api_key, tls)
-        _serve(config, server, checkpoint)
+        with recording(config, checkpoint) as record:
+            server = _server(config, checkpoint, api_key, tls, record)
+            lerobot = _lerobot(config, server, checkpoint, api_key) if config.lerobot.on else None
+            _serve(config, server, lerobot, record, checkpoint)
+        return None if record is None else record.summary
     finally:
         logging.getLogger("embodied.serving").removeHandler(handler)
 
@@ -79,30 +72,17 @@ def check(config: DictConfig) -> None:
         raise UserError(expected="refusals answer or text", found=str(config.refusals), remedy="use one of them")
     above_zero = {f"sessions.{key}": config.sessions[key] for key in config.sessions if key != "seed"}
     above_zero |= {f"listening.{key}": config.listening[key] for key in config.listening}
+    above_zero |= {f"lerobot.{key}": config.lerobot[key] for key in config.lerobot if key not in ("on", "port", "keys")}
     del above_zero["sessions.repeats_history"]
     for name, value in above_zero.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and value > 0):
             raise UserError(expected=f"{name} above 0", found=str(value), remedy=f"set {name} to what is wanted")
-    if not 0 <= config.port <= 65535:
-        raise UserError(
-            expected="a port between 0 and 65535", found=str(config.port), remedy="choose 8000, for example"
-        )
-
-
-def load_checkpoint(config: DictConfig) -> ServedCheckpoint:
-    """The one that run= names now, configured as `policy` says.
-
-    Raises:
-        UserError: none there, one that does not load, settings that it cannot run with, or no such device.
-    """
-    path = resolved_checkpoint(config)
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(expected="a CUDA device for device=cuda", found="none", remedy="serve with device=cpu")
-    policy, description = load_policy(path, config.device)
-    policy.configure(**{name: value for name, value in config.policy.items() if value is not None})
-    weights = hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()[:WEIGHTS_DIGITS]
-    return ServedCheckpoint(path, policy, description, weights)
+    for name, port in (("port", config.port), ("lerobot.port", config.lerobot.port)):
+        if not 0 <= port <= 65535:
+            raise UserError(
+                expected=f"{name} between 0 and 65535", found=str(port), remedy="choose 8000, for example; 0: any"
+            )
 
 
 def _tls(config: DictConfig) -> SSLContext | None:
@@ -119,15 +99,19 @@ def _tls(config: DictConfig) -> SSLContext | None:
 
 
 def _server(
-    config: DictConfig, checkpoint: ServedCheckpoint, api_key: str | None, tls: SSLContext | None
+    config: DictConfig,
+    checkpoint: ServedCheckpoint,
+    api_key: str | None,
+    tls: SSLContext | None,
+    record: ServedRecording | None,
 ) -> PolicyServer:
     settings: Json = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     policy = checkpoint.policy
     reader = ObservationReader(
         policy.spec,
         settings["observation_keys"],
-        inputs=policy.inputs,
-        statistics=checkpoint.description.statistics,
+        inputs=checkpoint.inputs,
+        statistics=checkpoint.statistics,
         range_margin=config.range_margin,
     )
     limits = dict(config.listening)
@@ -141,10 +125,45 @@ def _server(
         ListeningSettings(host=config.host, port=config.port, api_key=api_key, tls=tls, **limits),
         weights=checkpoint.weights,
         refuses_by_text=config.refusals == "text",
+        metrics=None if record is None else record.metrics,
+        recording=None if record is None else record.queue,
     )
 
 
-def _serve(config: DictConfig, server: PolicyServer, checkpoint: ServedCheckpoint) -> None:
+def _lerobot(
+    config: DictConfig, server: PolicyServer, checkpoint: ServedCheckpoint, api_key: str | None
+) -> LeRobotServer:
+    """The gRPC side, on the same sessions.
+
+    Raises:
+        UserError: its packages are not installed, or keys that the policy's spec does not have.
+    """
+    try:
+        from embodied.serving.lerobot_grpc import LeRobotServer, LeRobotSettings
+    except ImportError as error:
+        raise UserError(
+            expected="the packages grpcio and protobuf, for lerobot.on=true",
+            found=str(error),
+            remedy="pip install 'embodied-policies[grpc]'",
+        ) from error
+    settings: Json = OmegaConf.to_container(config.lerobot, resolve=True)  # type: ignore[assignment]
+    del settings["on"]
+    return LeRobotServer(
+        server.sessions,
+        LeRobotSettings(host=config.host, api_key=api_key, allows_anybody=config.allow_anybody, **settings),
+        inputs=checkpoint.inputs,
+        statistics=checkpoint.statistics,
+        range_margin=config.range_margin,
+    )
+
+
+def _serve(
+    config: DictConfig,
+    server: PolicyServer,
+    lerobot: LeRobotServer | None,
+    record: ServedRecording | None,
+    checkpoint: ServedCheckpoint,
+) -> None:
     end, reload = threading.Event(), threading.Event()
 
     def on_signal(number: int, frame: object) -> None:
@@ -152,14 +171,21 @@ def _serve(config: DictConfig, server: PolicyServer, checkpoint: ServedCheckpoin
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
+    ends = ExitStack()
     try:
         server.start(checkpoint.warm_up_observation())
         say(f"{checkpoint.policy.spec.task}, {checkpoint.policy.label}: {server.address}")
+        if lerobot is not None:
+            say(f"LeRobot's robot clients: {config.host}:{lerobot.start()}")
+            ends.callback(lerobot.stop, config.drain_s)
         while not end.wait(0.2):
             if reload.is_set():
                 reload.clear()
                 checkpoint = _swapped(config, server, checkpoint)
+                if record is not None:
+                    record.swapped(checkpoint)
     finally:
+        ends.close()
         server.drain(config.drain_s)
         for number, previous in before.items():
             signal.signal(number, previous)
@@ -189,7 +215,7 @@ def _check_inputs(newest: ServedCheckpoint, present: ServedCheckpoint) -> None:
     Raises:
         UserError: the newest policy sees other parts of the observations, which robots may not send.
     """
-    if differences := newest.policy.inputs.differences(present.policy.inputs):
+    if differences := newest.inputs.differences(present.inputs):
         raise UserError(
             expected="a policy that sees what the present one sees",
             found="; ".join(differences[:3]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
@@ -48,7 +50,7 @@ def blueprint(
     lower: list[rrb.View] = [_plot("Success and reward", "/outcome", legend=rrb.Corner2D.RightBottom)]
     if most_latency_ms is not None:
         lower.insert(0, _plot("Latency (ms)", "/policy/latency_ms", high=1.2 * most_latency_ms))
-    right: list[rrb.Container | rrb.View] = [_action_tabs(spec)]
+    right: list[rrb.Container | rrb.View] = [action_tabs(spec)]
     if has_levels:
         no_legend = rrb.PlotLegend(visible=False)
         name = "Noise level by buffer slot"
@@ -72,8 +74,12 @@ def _beside(seen: list[rrb.Container | rrb.View], plots: rrb.Vertical) -> rrb.Co
     return rrb.Horizontal(rrb.Vertical(*seen, row_shares=[3, 1][: len(seen)]), plots, column_shares=[3, 2])
 
 
-def _action_tabs(spec: TaskSpec) -> rrb.Tabs:
-    """One small plot an element, a tab for each few: motion and gripper together, then rotation, then the rest."""
+def action_tabs(spec: TaskSpec, more: Sequence[rrb.Container] = ()) -> rrb.Tabs:
+    """One small plot an element, a tab for each few: motion and gripper together, then rotation, then the rest.
+
+    Args:
+        more: further tabs, before the one with the text.
+    """
     tabs: list[rrb.Container | rrb.View] = []
     for group in action_groups(spec):
         plots = [
@@ -82,6 +88,7 @@ def _action_tabs(spec: TaskSpec) -> rrb.Tabs:
         ]
         first, last = (spec.action.elements[group[end][1]] for end in (0, -1))
         tabs.append(rrb.Vertical(*plots, name=f"Action: {first} to {last}" if first != last else f"Action: {first}"))
+    tabs += more
     tabs.append(rrb.TextDocumentView(name="About", origin="/about"))
     return rrb.Tabs(*tabs, active_tab=0)
 

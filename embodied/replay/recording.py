@@ -55,7 +55,7 @@ def write_recording(path: str | Path, saved: SavedRollout, title: str) -> Path:
     blueprint = layout.blueprint(
         spec, saved.scene, saved.body_poses, has_levels=_has_noise(rollout), most_latency_ms=most_latency_ms
     )
-    with _recording(path, title, blueprint) as recording:
+    with recording_file(path, title, blueprint) as recording:
         _log_episode(recording, episode, saved.scene, saved.body_poses, spec, title, about)
         clean, noisy = predicted_by_step(rollout)
         _log_actions(recording, spec, {"predicted": clean, "previewed": noisy} if has_preview else {"predicted": clean})
@@ -73,14 +73,14 @@ def write_demonstration(
     float32 [T bodies 7].
     """
     blueprint = layout.blueprint(spec, scene, body_poses, has_levels=False, most_latency_ms=None)
-    with _recording(path, title, blueprint) as recording:
+    with recording_file(path, title, blueprint) as recording:
         _log_episode(recording, episode, scene, body_poses, spec, title, _about(episode))
         _log_actions(recording, spec, {"clean": episode.action})
     return Path(path)
 
 
 @contextmanager
-def _recording(path: str | Path, title: str, blueprint: rrb.Blueprint) -> Iterator[rr.RecordingStream]:
+def recording_file(path: str | Path, title: str, blueprint: rrb.Blueprint) -> Iterator[rr.RecordingStream]:
     """A stream that becomes the file `path` at the end, whole or not at all.
 
     It is kept in memory until then: Rerun's own file sink never returns once the disk is full.
@@ -176,6 +176,11 @@ _SERIES = {
     "predicted": rr.SeriesPoints(colors=[_CLEAN], marker_sizes=[1.5], names=["predicted"]),
     "previewed": rr.SeriesLines(colors=[_NOISY], widths=[1.0], names=["previewed"]),
 }
+
+
+def action_series(name: str) -> rr.SeriesLines | rr.SeriesPoints:
+    """How a series of actions is drawn, the same in every recording."""
+    return _SERIES[name]
 
 
 def _log_actions(recording: rr.RecordingStream, spec: TaskSpec, series: dict[str, np.ndarray]) -> None:

@@ -28,6 +28,7 @@ class ServingMetrics:
         self._batches = Histogram("batch_sessions", "sessions in one step", buckets=(1, 2, 4, 8, 16, 32), **names)
         self._sessions = Gauge("sessions", "open sessions", **names)
         self._queue = Gauge("queue_requests", "requests that wait for their inference", **names)
+        self._records = Counter("dropped_records", "of a recording, by reason", ["reason"], **names)
         self._swaps = Counter("checkpoint_swaps", "by outcome", ["outcome"], **names)
         self._stale, self._late = self._misses.labels("stale"), self._misses.labels("late")
 
@@ -54,6 +55,10 @@ class ServingMetrics:
     def dropped(self, reason: str) -> None:
         """A request that nothing was computed for."""
         self._drops.labels(reason).inc()
+
+    def record_dropped(self, reason: str) -> None:
+        """Something that a recording lacks; whoever asked has the answer all the same."""
+        self._records.labels(reason).inc()
 
     def swapped(self, outcome: str) -> None:
         self._swaps.labels(outcome).inc()

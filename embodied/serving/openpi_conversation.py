@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from embodied import wire
@@ -58,6 +58,7 @@ class OpenpiConversation:
         self._rate, self._refuses_by_text, self._clock = rate, refuses_by_text, clock
         self._refusals = 0
         self._previous_ms: float | None = None
+        self._answered: tuple[str, float] | None = None  # the last reply: its session, when its request came
 
     def answer(self, frame: bytes | str) -> bytes | str:
         """The reply to one frame.
@@ -67,6 +68,8 @@ class OpenpiConversation:
         """
         received_s = self._clock()
         message: Any = None
+        request: Request | None = None
+        self._answered = None
         try:
             if self._rate is not None and not self._rate.take(received_s):
                 raise _TooFast(
@@ -79,12 +82,15 @@ class OpenpiConversation:
                     expected="a binary MessagePack message", found="a text frame", remedy="use openpi's protocol"
                 )
             message = wire.unpack(frame)
-            reply = self._reply(self._reader.read(message), received_s)
+            request = self._reader.read(message)
+            reply = self._reply(request, received_s)
         except (SessionTaken, SessionsFull) as error:
             self._count(error)
             code = TRY_AGAIN_LATER if isinstance(error, SessionsFull) else POLICY_VIOLATION
             raise EndOfConversation(str(error), code) from error
         except UserError as error:
+            if request is None:
+                self._sessions.refused(self._session_of(message), self._name, received_s, error)
             return self._refusal(error, message)
         self._refusals = 0
         return reply
@@ -92,6 +98,8 @@ class OpenpiConversation:
     def sent(self, received_s: float) -> None:
         """The reply to what was received then is on its way."""
         self._previous_ms = 1000 * (self._clock() - received_s)
+        if self._answered is not None:
+            self._sessions.sent(*self._answered)
 
     def close(self) -> None:
         """The connection is gone, and so are its sessions."""
@@ -115,8 +123,15 @@ class OpenpiConversation:
             executed=request.executed,
             earlier=request.earlier,
             received_s=received_s,
+            reported=request.reported,
         )
+        self._answered = name, received_s
         return wire.pack(self._message(request, answer))
+
+    def _session_of(self, message: Any) -> str:
+        """That a message which could not be read is of, as far as it says; `Sessions` checks whose it is."""
+        name = message.get("session") if isinstance(message, Mapping) else None
+        return name if isinstance(name, str) else self._name
 
     def _message(self, request: Request, answer: Answer) -> Json:
         actions, start_s, valid = from_now_on(answer, self._sessions.spec.action)

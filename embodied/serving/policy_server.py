@@ -8,6 +8,7 @@ from embodied.protocols import Policy
 from embodied.serving.access import TokenBucket
 from embodied.serving.description import metadata, spec_document
 from embodied.serving.http_routes import HttpRoutes
+from embodied.serving.metrics import ServingMetrics
 from embodied.serving.observation_reader import ObservationReader
 from embodied.serving.openpi_conversation import OpenpiConversation
 from embodied.serving.openpi_server import ListeningSettings, OpenpiServer
@@ -31,13 +32,14 @@ class PolicyServer:
         *,
         weights: str = "",
         refuses_by_text: bool = False,
+        metrics: ServingMetrics | None = None,
         recording: RecordingQueue | None = None,
     ) -> None:
         """
         Raises:
             UserError: the address cannot be listened on.
         """
-        self.sessions = Sessions(policy, sessions, weights=weights, recording=recording)
+        self.sessions = Sessions(policy, sessions, weights=weights, metrics=metrics, recording=recording)
         self._reader, self._refuses_by_text = reader, refuses_by_text
         self._state = "warming up"
         routes = HttpRoutes(

@@ -11,10 +11,12 @@ import numpy as np
 
 from embodied.errors import UserError
 from embodied.serving.observation_reader import ObservationReader
+from embodied.serving.recorder import ExecutedActions
 from embodied.types import Observation
 
 LONGEST_NAME = 128  # letters of a session's key, an episode's or a request's id
 LONGEST_DEADLINE_S = 3600.0
+MOST_REPORTED = 1000  # executed actions in one request
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Request:
     time_s: float | None  # of the observation, since the episode began
     deadline_s: float | None  # from the arrival of the request
     executed: int | None  # control steps since the last request's observation
+    reported: ExecutedActions | None  # what was executed since the last request, for the recording
     earlier: tuple[Observation, ...]  # of the control steps before this one, oldest first
     observes_only: bool  # no chunk is wanted
     wants_preview: bool
@@ -65,11 +68,29 @@ class RequestReader:
             time_s=_number(message, "time_s", -1e9, 1e9),
             deadline_s=_number(message, "deadline_s", 0.0, LONGEST_DEADLINE_S),
             executed=_integer(message, "executed", 0, 2**31),
+            reported=self._reported(message),
             earlier=self._earlier(message),
             observes_only=_flag(message, "observe_only"),
             wants_preview=_flag(message, "preview"),
             echo=echo_of(message),
         )
+
+    def _reported(self, message: Mapping[Any, Any]) -> ExecutedActions | None:
+        actions, times = message.get("executed_actions"), message.get("executed_at_s")
+        if actions is None and times is None:
+            return None
+        size = self._observations.spec.action.size
+        if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.dtype.kind != "f":
+            raise _wrong("executed_actions", f"float32 [n {size}], beside 'executed_at_s'", _outline(actions))
+        count = len(actions)
+        if actions.shape[1] != size or count > MOST_REPORTED or not np.isfinite(actions).all():
+            wanted = f"at most {MOST_REPORTED} actions of {size} finite numbers"
+            raise _wrong("executed_actions", wanted, _outline(actions))
+        if not isinstance(times, np.ndarray) or times.shape != (count,) or times.dtype.kind != "f":
+            raise _wrong("executed_at_s", f"float64 [{count}], a time of each executed action", _outline(times))
+        if not np.isfinite(times).all():
+            raise _wrong("executed_at_s", "finite times, in s", times.tolist())
+        return ExecutedActions(actions.astype(np.float32), times.astype(np.float64))
 
     def _earlier(self, message: Mapping[Any, Any]) -> tuple[Observation, ...]:
         frames = message.get("earlier", ())
@@ -131,6 +152,10 @@ def _name(message: Mapping[Any, Any], key: str) -> str | None:
 def _name_or_number(message: Mapping[Any, Any], key: str) -> str | int | None:
     value = _plain(message.get(key))
     return value if isinstance(value, int) else _name(message, key)
+
+
+def _outline(value: Any) -> object:
+    return f"{value.dtype.name} {list(value.shape)}" if isinstance(value, np.ndarray) else value
 
 
 def _wrong(key: str, expected: str, found: object) -> UserError:

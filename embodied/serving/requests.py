@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from embodied.serving.answers import Answer, Timings
+from embodied.serving.recorder import ExecutedActions
 from embodied.serving.served_session import ComputedChunk, Frame, ServedSession
 from embodied.types import Observation
 
@@ -20,6 +21,7 @@ class PendingRequest:
     frame: Frame
     earlier: Sequence[Observation]
     executed: int | None
+    reported: ExecutedActions | None  # for the recording
     asked_s: float  # by the session's clock
     received_s: float  # by the server's
     deadline_s: float  # by the server's

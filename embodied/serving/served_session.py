@@ -96,14 +96,15 @@ class ServedSession:
             return self._next_step_s()
         return self._asked_s + steps * self._policy.spec.dt_s
 
-    def observe(self, frame: Frame) -> None:
-        """Remember the frame of a control step that no chunk is asked for.
+    def observe(self, frame: Frame) -> float:
+        """Remember the frame of a control step that no chunk is asked for. Returns its time, by the session's clock.
 
         Raises:
             UserError: as `Session.observe`.
         """
         time_s = frame.time_s if frame.time_s is not None else self._next_step_s()
         self._see(replace(frame.observation, time_s=time_s))
+        return time_s
 
     def observe_late(self, frame: Frame, asked_s: float) -> None:
         """Remember the frame of a request that was answered without a step, if it fits what was seen before."""

@@ -14,7 +14,13 @@ from embodied.serving.batching import StepCosts, batch_sizes
 from embodied.serving.exchange import check_exchangeable
 from embodied.serving.inference import InferenceThread
 from embodied.serving.metrics import ServingMetrics
-from embodied.serving.recorder import RecordedRequest, RecordingQueue
+from embodied.serving.recorder import (
+    ExecutedActions,
+    RecordedRequest,
+    RecordedSend,
+    RecordingQueue,
+    SessionEnd,
+)
 from embodied.serving.registry import SessionRegistry
 from embodied.serving.requests import PendingRequest
 from embodied.serving.served_session import Frame, ServedSession
@@ -118,6 +124,8 @@ class Sessions:
             if session is not None:
                 self._last_request_s.pop(session, None)
                 self._waiting.pop(session, None)
+        if session is not None and self._recording is not None:
+            self._recording.put(SessionEnd(name))
         self.metrics.sessions(self.open_sessions)
 
     def close_all(self, owner: Hashable) -> None:
@@ -159,11 +167,21 @@ class Sessions:
         Raises:
             UserError: as `Session.observe`, or this owner has no session of this name.
         """
-        with self._lock:
-            session = self._registry.of(name, owner)
-            refused = self._heard_from(session, self._clock())
-            session.observe(frame)
+        now_s = self._clock()
+        try:
+            with self._lock:
+                session = self._registry.of(name, owner)
+                refused = self._heard_from(session, now_s)
+                seen_s = session.observe(frame)
+        except UserError as error:
+            self._record_refusal(name, now_s, error)
+            raise
         self._deliver(refused)
+        if self._recording is not None:
+            seen = frame.observation
+            self._recording.put(
+                RecordedRequest(name, session.episode, seen, seen_s, now_s, now_s, None, None, None, None, "")
+            )
 
     def act(
         self,
@@ -175,6 +193,7 @@ class Sessions:
         executed: int | None = None,
         earlier: Sequence[Observation] = (),
         received_s: float | None = None,
+        reported: ExecutedActions | None = None,
     ) -> Answer:
         """The answer to one request, no later than its deadline unless there is nothing to say before.
 
@@ -190,6 +209,7 @@ class Sessions:
                 frame's time says, or Ta.
             earlier: frames of the control steps before this one, oldest first, for a policy with a history.
             received_s: when the request was complete; None: now.
+            reported: what the robot executed since its last request, for the recording.
 
         Raises:
             UserError: a request that this session cannot be served, as `Session.act`, or the policy failed.
@@ -204,6 +224,7 @@ class Sessions:
             executed=executed,
             earlier=earlier,
             received_s=received_s,
+            reported=reported,
         )
         try:
             outcome = box.get(timeout=max(0.0, pending.deadline_s - self._clock()))
@@ -225,6 +246,7 @@ class Sessions:
         executed: int | None = None,
         earlier: Sequence[Observation] = (),
         received_s: float | None = None,
+        reported: ExecutedActions | None = None,
     ) -> PendingRequest:
         """As `act`, without waiting: `deliver` is called once, from another thread perhaps, with the answer or error.
 
@@ -240,9 +262,13 @@ class Sessions:
                 raise UserError(expected="a server that runs", found="one that has stopped", remedy="start it again")
             session = self._registry.of(name, owner)
             refused = self._heard_from(session, now_s)
-            asked_s = session.asked_at(frame, executed)
+            try:
+                asked_s = session.asked_at(frame, executed)
+            except UserError as error:
+                self._record_refusal(name, now_s, error)
+                raise
             pending = PendingRequest(
-                session, frame, earlier, executed, asked_s, now_s, now_s + wait_s, deliver, session.episode
+                session, frame, earlier, executed, reported, asked_s, now_s, now_s + wait_s, deliver, session.episode
             )
             session.asked(asked_s)
             refused = self._superseded(session, pending) or refused
@@ -322,18 +348,43 @@ class Sessions:
             self._finished(pending, outcome)
             pending.deliver(outcome)
 
+    def refused(self, name: str, owner: Hashable, received_s: float, error: UserError) -> None:
+        """A request of this owner could not be read: record it, in its session or else in the owner's own."""
+        if self._recording is not None:
+            with self._lock:
+                session = name if name in self._registry.names_of(owner) else str(owner)
+            self._record_refusal(session, received_s, error)
+
+    def _record_refusal(self, session: str, received_s: float, error: UserError) -> None:
+        if self._recording is not None:
+            now_s = self._clock()
+            self._recording.put(
+                RecordedRequest(session, None, None, None, received_s, now_s, None, None, None, None, str(error))
+            )
+
+    def sent(self, name: str, received_s: float) -> None:
+        """Record that the answer to the request that came at this time has left."""
+        if self._recording is not None:
+            self._recording.put(RecordedSend(name, received_s, self._clock()))
+
     def _finished(self, pending: PendingRequest, outcome: Answer | Exception) -> None:
         """Count and record."""
         answer = outcome if isinstance(outcome, Answer) else None
-        self.metrics.finished(answer, self._clock() - pending.received_s)
+        now_s = self._clock()
+        self.metrics.finished(answer, now_s - pending.received_s)
         if self._recording is not None:
             self._recording.put(
                 RecordedRequest(
-                    pending.session.name,
-                    pending.episode,
-                    pending.frame.observation,
-                    pending.executed,
-                    answer,
-                    "" if answer is not None else str(outcome),
+                    session=pending.session.name,
+                    episode=pending.episode,
+                    observation=pending.frame.observation,
+                    asked_s=pending.asked_s,
+                    received_s=pending.received_s,
+                    given_s=now_s,
+                    deadline_s=pending.deadline_s,
+                    executed=pending.executed,
+                    reported=pending.reported,
+                    answer=answer,
+                    refusal="" if answer is not None else str(outcome),
                 )
             )
