@@ -136,7 +136,7 @@ def test_command_errors(tmp_path: Path):
     with pytest.raises(UserError, match="'goood', which does not exist; did you mean 'good'"):
         run_compare(tmp_path, good, "goood")
     collected = save(tmp_path / "collect" / "store", {"command": "collect"})
-    with pytest.raises(UserError, match="a run of eval or train; found a run of collect"):
+    with pytest.raises(UserError, match="a run of eval or train or distill; found a run of collect"):
         run_compare(tmp_path, good, collected)
     without = save(tmp_path / "train" / "without", {"command": "train"})
     with pytest.raises(UserError, match="to name its evaluation; found none in its summary; evaluate it"):

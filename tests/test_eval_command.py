@@ -79,7 +79,7 @@ def test_a_policy_behind_a_server_drives_pixels_and_is_filmed(run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "one policy to evaluate: run=, server.address= or expert=; found none"),
+        ([], "one policy to evaluate: run=, server.address=, lerobot.path= or expert=; found none"),
         (["outputs/x", "expert=task"], "one policy to evaluate: .*; found run=outputs/x and expert=task"),
         (["outputs/x", *REACH], "a checkpoint alone, which says its task; found task=metaworld/reach-v3"),
         (["expert=task"], "the task in which expert=task acts; found none; add task="),

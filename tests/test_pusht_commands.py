@@ -68,7 +68,7 @@ def test_a_policy_of_images_is_trained_evaluated_and_trained_on(run, store, monk
     assert recording.stat().st_size > 0
 
     # One evaluation is enough: its processes take seconds to start.
-    monkeypatch.setattr("embodied.commands.train._evaluate", lambda directory: trained["evaluation"])
+    monkeypatch.setattr("embodied.commands.train.evaluate_last", lambda directory: trained["evaluation"])
     code, last, text = run("train", *PIXELS, f"data.store={store}", f"init={first}", *SMALL, "task.horizon=20")
     assert code == 0, text
     assert Path(last).parent != first and json.loads(Path(last).read_text())["steps"] == 4

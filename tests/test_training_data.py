@@ -161,7 +161,7 @@ def human_stores(tmp_path):
 
 def test_the_command_mixes_several_stores(tmp_path, human_stores, monkeypatch, capsys):
     result = {"path": "../eval", "setting": "made", "success": {"ever": EVALUATED, "last": EVALUATED}}
-    monkeypatch.setattr(train, "_evaluate", lambda directory: result)  # a simulation of minutes
+    monkeypatch.setattr(train, "evaluate_last", lambda directory: result)  # a simulation of minutes
     stores = ",".join(map(str, human_stores))
     assert command(tmp_path, f"data.store=[{stores}]", "data.weights=[0.75,0.25]") == 0
     summary = json.loads(Path(capsys.readouterr().out.strip().splitlines()[-1]).read_text())
