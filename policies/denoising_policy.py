@@ -296,6 +296,20 @@ class DenoisingPolicy(nn.Module, ABC):
 
         return encoding + [exported(*sampler) for sampler in self.samplers()]
 
+    def check_memory_is_exportable(self, memory: str) -> None:
+        """Whether what lasts from call to call can be moved on by whoever runs the exported programs.
+
+        Raises:
+            UserError: it holds differences from a reference that moves.
+        """
+        if self.actions.is_relative:
+            raise UserError(
+                expected=f"actions that are not relative, for an export of programs with a {memory}, which would have "
+                "to follow the moving reference",
+                found=f"policy.actions.representation={self.actions.representation}",
+                remedy="export a sampler that keeps nothing (policy.sampler=ddim or euler), or train as_recorded",
+            )
+
     @abstractmethod
     def samplers(self) -> list[tuple[str, nn.Module, Json, Json, Json]]:
         """For an export: name, module, its inputs before and behind the condition, and constants."""

@@ -225,6 +225,7 @@ class DiffusionPolicy(DenoisingPolicy):
         sampling = ("sampling", self.sampling(self.network), first, fresh if self.sampler == "ddpm" else {}, {})
         if not self.keeps_plan:
             return [sampling]
+        self.check_memory_is_exportable("plan")
         return [sampling, ("going_on", self.going_on(self.network), first, {"plan": noise_1HA}, {})]
 
     def initial_state(self, seed: int) -> DiffusionState:

@@ -96,8 +96,12 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             path=path,
             actions=actions,
         )
-        if not 0.0 <= chunkwise <= 1.0:
-            raise UserError(expected="policy.chunkwise between 0 and 1", found=str(chunkwise), remedy="change it")
+        if not 0.0 < chunkwise <= 1.0:
+            raise UserError(
+                expected="policy.chunkwise above 0, since inference visits the ladder, and at most 1",
+                found=str(chunkwise),
+                remedy="use policy.chunkwise=0.8",
+            )
         self.largest_delay = largest_delay
         self.inference_delay = inference_delay
         self._check_layout()
@@ -256,6 +260,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         return _DenoisedAndNoised(self, network)
 
     def samplers(self) -> list[tuple[str, nn.Module, Json, Json, Json]]:
+        self.check_memory_is_exportable("buffer")
         signal, noise_scale = self.raising(torch.device("cpu"))
         noise_1HA = torch.zeros(1, *self._buffer_shape)
         scales = {"signal": signal[:1], "noise": noise_1HA, "noise_scale": noise_scale[:1]}

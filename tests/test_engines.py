@@ -10,8 +10,10 @@ from toy_policies import CONV, DIFFUSION, SDP, TINY, TINY_UNET, toy_policy, toy_
 from toy_specs import image_spec, toy_spec
 
 from embodied.catalog import ENGINES
-from embodied.errors import UserError
+from embodied.errors import MisfitError, UserError
+from embodied.policies.engines import cuda_graph
 from embodied.policies.engines.compiled import CompiledEngine
+from embodied.policies.engines.cuda_graph import CudaGraphEngine
 from embodied.policies.engines.engine import PARITY, checked_parity
 from embodied.policies.engines.onnx_runtime import OnnxRuntimeEngine
 from embodied.session import Session
@@ -96,8 +98,21 @@ def test_an_unknown_engine_is_named_and_changes_nothing():
 def test_cuda_graphs_want_a_gpu():
     policy = toy_policy(ONE_CALL)
     policy.configure(engine="cuda_graph")
-    with pytest.raises(UserError, match=r"CUDA device for policy.engine=cuda_graph; found no CUDA device; use .*onnx"):
+    # Of no episode would anything else come, so that an evaluation ends at once.
+    with pytest.raises(
+        MisfitError, match=r"CUDA device for policy.engine=cuda_graph; found no CUDA device; use .*onnx"
+    ):
         episode(policy)
+
+
+def test_what_a_cuda_graph_cannot_capture_is_named(monkeypatch):
+    class Refusing(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(cuda_graph.torch.cuda, "is_available", lambda: True)
+    with pytest.raises(MisfitError, match="engine cuda_graph can run; found Refusing: operation not permitted"):
+        CudaGraphEngine().compile(Refusing(), [OnCuda()])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -115,6 +130,13 @@ def test_a_package_that_is_missing_is_named_before_anything_is_exported(monkeypa
     policy.configure(engine="onnxruntime")
     with pytest.raises(UserError, match=r"onnxscript, which policy.engine=onnxruntime needs; .*embodied-policies\[eng"):
         episode(policy)
+
+
+class OnCuda:
+    """A tensor that says that it is on a GPU."""
+
+    device = torch.device("cuda")
+    shape = torch.Size([1])
 
 
 class Sorted(nn.Module):

@@ -51,6 +51,18 @@ def test_another_executor_is_another_run(run):
     assert summary(plain)["episodes"] == summary(blended)["episodes"], "without overlap it is the same"
 
 
+def test_another_checkpoint_behind_the_same_address_is_another_run(run, monkeypatch):
+    served = {"weights": "first", "action_steps": 4}
+    words = [*REACH, "episodes=1", "workers=0", "recordings=0"]
+    with policy_server(lambda observation: {"actions": np.zeros((4, 4))}, served) as address:
+        first, _ = run(f"server.address={address}", *words)
+        again, text = run(f"server.address={address}", *words)
+        assert again == first and "is finished already" in text
+        served["weights"] = "second"
+        other, text = run(f"server.address={address}", *words)
+    assert other != first and "is finished already" not in text
+
+
 def test_a_policy_behind_a_server_drives_pixels_and_is_filmed(run):
     seen = []
 

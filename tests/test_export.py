@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from test_commands import embodied, summary
-from toy_policies import SDP, TINY, toy_policy, toy_stream
+from toy_policies import DIFFUSION, SDP, TINY, toy_policy, toy_stream
+from toy_specs import absolute_spec
 
 from embodied.errors import UserError
 from embodied.policies.policy_file import PolicyDescription, save_policy
@@ -123,6 +124,48 @@ def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "checked_parity", differs)
     assert "to give what the network gives" in error_of(str(checkpoint), "format=torch_export")
     assert not list(tmp_path.rglob("*.pt2"))
+
+
+def test_of_programs_of_which_one_fails_none_is_left(checkpoint, tmp_path, capsys, monkeypatch):
+    from embodied.commands import export
+
+    checked = []
+
+    def second_differs(*_):
+        checked.append(1)
+        if len(checked) > len(export.BATCHES):
+            raise UserError(expected="engine onnx to give what the network gives", found="a difference", remedy="eager")
+        return 0.0
+
+    monkeypatch.setattr(export, "checked_parity", second_differs)
+    monkeypatch.setattr(export, "export_torch", lambda module, inputs, path: path.write_bytes(b"a program"))
+    monkeypatch.setattr(export, "_loaded", lambda path, format: None)
+    words = [str(checkpoint), "format=torch_export", f"run_root={tmp_path}"]
+    status, _, printed = embodied(capsys, "export", *words)
+    assert status == 2 and "to give what the network gives" in printed and len(checked) == 1 + len(export.BATCHES)
+    assert not list(tmp_path.rglob("*.pt2"))
+
+
+def test_an_exporter_that_fails_without_a_word_is_named(checkpoint, tmp_path, capsys, monkeypatch):
+    from embodied.commands import export
+
+    def silent(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(export, "export_torch", silent)
+    status, _, printed = embodied(capsys, "export", str(checkpoint), "format=torch_export", f"run_root={tmp_path}")
+    assert status == 2 and "found fresh_buffer: RuntimeError" in printed
+
+
+@pytest.mark.parametrize(
+    "policy", [SETTINGS, {**DIFFUSION, "sampler": "warm_start", "warm_level": 50}], ids=["sdp", "warm start"]
+)
+def test_a_memory_of_relative_actions_is_not_exported(policy):
+    built = toy_policy({**policy, "actions": {"representation": "chunk_relative"}}, spec=absolute_spec())
+    with pytest.raises(
+        UserError, match="not relative, for an export .*follow the moving reference; found .*chunk_relative"
+    ):
+        built.exported_programs()
 
 
 def test_what_a_caller_must_know_stands_beside_the_programs(checkpoint):

@@ -220,7 +220,8 @@ def test_training_levels_are_the_ladder_or_constant(layout):
 
 def test_constant_levels_make_the_ideal_loss_of_independent_positions():
     """For white data of variance v at level n the least error a value is v a / (v a + 1 - a), a = alpha_bar_n."""
-    policy = toy_policy(SDP, chunkwise=0.0, initialization="zero")
+    policy = toy_policy(SDP, initialization="zero")
+    policy.chunkwise = 0.0
     policy.network = GaussianDenoiser(torch.zeros(16), 0.5 * torch.eye(16), 100)
     a = policy.path.alpha_bar[1:]
     expected = (0.5 * a / (0.5 * a + 1 - a)).mean()
@@ -254,7 +255,8 @@ def test_masked_positions_do_not_reach_the_loss():
         ({"k": 0}, "policy.k between 1 and"),
         ({"initialization": "constant"}, "zero or denoise; found constant"),
         ({"initial_calls": 101}, "policy.initial_calls between 1 and"),
-        ({"chunkwise": 1.5}, "policy.chunkwise between 0 and 1"),
+        ({"chunkwise": 1.5}, "policy.chunkwise above 0, .*, and at most 1; found 1.5"),
+        ({"chunkwise": 0.0}, "policy.chunkwise above 0, since inference visits the ladder"),
         ({"chunkwise": 1.0}, "some constant levels"),
         ({"horizon": 3}, "policy.horizon of at least policy.past"),
         ({"levels": 3}, "policy.levels of at least 4"),

@@ -190,7 +190,8 @@ def _server(config: DictConfig) -> EvaluatedPolicy:
         stem=f"{spec.task}-server",
         label=_label(policy, executor),
         task=task,
-        identity={"setting": policy.label},
+        # Our own server says which weights it serves; of one that says nothing the address has to do.
+        identity={"setting": policy.label, **{key: policy.metadata.get(key) for key in ("weights", "policy")}},
         facts={**_foreign_facts("server", settings.address, policy, spec), "executor": executor},
         make_policy=functools.partial(_remote_policy, settings),
         latency=functools.partial(_latency_of, _steps_between_chunks(policy, executor)),

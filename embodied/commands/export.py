@@ -53,9 +53,14 @@ def run(config: DictConfig) -> Path:
         programs = policy.exported_programs()
         rows = []
         with Progress(f"export {config.format}", len(programs), "programs") as progress:
-            for program in programs:
-                rows.append(_exported(program, config.format, directory.path))
-                progress.advance(1)
+            try:
+                for program in programs:
+                    rows.append(_exported(program, config.format, directory.path))
+                    progress.advance(1)
+            except UserError:
+                for row in rows:  # one program alone is of no use
+                    (directory.path / row["file"]).unlink(missing_ok=True)
+                raise
         (directory.path / DESCRIPTION).write_text(json.dumps(description.to_json(), indent=2) + "\n")
         (directory.path / PROGRAMS).write_text(json.dumps(_about(policy, programs, rows), indent=2) + "\n")
         columns = ("program", "inputs", "outputs", "largest difference", "MB")
@@ -84,7 +89,7 @@ def _exported(program: ExportedProgram, format: str, folder: Path) -> Json:
         path.unlink(missing_ok=True)
         raise UserError(
             expected=f"a program that {format} can hold",
-            found=f"{program.name}: {str(error).strip().splitlines()[0][:200]}",
+            found=f"{program.name}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}",
             remedy="export to the other format, or use another network",
         ) from error
     return {

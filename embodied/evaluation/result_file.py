@@ -42,7 +42,7 @@ class ResultFile:
             return {}
         *lines, torn = self._path.read_bytes().split(b"\n")
         if torn:
-            self._path.write_bytes(b"".join(line + b"\n" for line in lines))
+            os.truncate(self._path, self._path.stat().st_size - len(torn))
         if not lines:
             return {}
         self._check_header(lines[0])

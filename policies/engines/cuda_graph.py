@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from embodied.errors import UserError
-from embodied.policies.engines.engine import Program, checked_parity
+from embodied.errors import MisfitError
+from embodied.policies.engines.engine import Program, cannot_run, checked_parity
 
 WARM_UP = 3  # runs before the recording, as torch.cuda.graph asks for
 
@@ -20,13 +20,18 @@ class CudaGraphEngine:
 
     def compile(self, module: nn.Module, inputs: Sequence[Tensor]) -> Program:
         if not torch.cuda.is_available() or any(x.device.type != "cuda" for x in inputs):
-            raise UserError(
+            raise MisfitError(
                 expected="a policy on a CUDA device for policy.engine=cuda_graph",
                 found=f"one on {inputs[0].device.type}" if torch.cuda.is_available() else "no CUDA device",
                 remedy="use policy.engine=onnxruntime or compile on a CPU",
             )
         program = _GraphProgram(module)
-        checked_parity(self.name, module, program, inputs)
+        try:
+            checked_parity(self.name, module, program, inputs)
+        except (
+            RuntimeError
+        ) as error:  # what cannot be captured: a wait for the device, another stream, too little memory
+            raise cannot_run(self.name, module, error) from error
         return program
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from embodied.errors import UserError
+from embodied.errors import MisfitError
 
 # Takes the inputs of the module that it was made from, and gives what that gives.
 Program = Callable[..., tuple[Tensor, ...]]
@@ -31,17 +31,17 @@ class Engine(Protocol):
         ...
 
 
-def not_installed(wanted: str, package: str) -> UserError:
-    return UserError(
+def not_installed(wanted: str, package: str) -> MisfitError:
+    return MisfitError(
         expected=f"the package {package}, which {wanted} needs",
         found="none",
         remedy='pip install "embodied-policies[engines]", or do without',
     )
 
 
-def cannot_run(engine: str, module: nn.Module, error: Exception) -> UserError:
+def cannot_run(engine: str, module: nn.Module, error: Exception) -> MisfitError:
     reason = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(
+    return MisfitError(
         expected=f"a program that engine {engine} can run",
         found=f"{type(module).__name__}: {reason[0][:200]}",
         remedy="use policy.engine=eager, or another network",
@@ -58,7 +58,7 @@ def checked_parity(engine: str, module: nn.Module, program: Program, inputs: Seq
     expected, found = module(*inputs), program(*inputs)
     error = max(float((a.float() - b.float()).abs().max()) for a, b in zip(expected, found, strict=True))
     if not error <= PARITY:
-        raise UserError(
+        raise MisfitError(
             expected=f"engine {engine} to give what the network gives, within {PARITY:g}",
             found=f"a difference of {error:g} in {type(module).__name__}",
             remedy="use policy.engine=eager, and report this with the network's configuration",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embodied.errors import UserError
+from embodied.errors import MisfitError, UserError
 from embodied.policies.engines.engine import Program, cannot_run, checked_parity, not_installed
 from embodied.policies.engines.onnx_export import OPSET, export_onnx
 from embodied.policies.engines.program_cache import drop_program, keep_program, program_key, read_program
@@ -26,7 +26,7 @@ class OnnxRuntimeEngine:
     def compile(self, module: nn.Module, inputs: Sequence[Tensor]) -> Program:
         check_installed(f"policy.engine={self.name}")
         if any(x.device.type != "cpu" for x in inputs):
-            raise UserError(
+            raise MisfitError(
                 expected="a policy on the CPU for policy.engine=onnxruntime",
                 found=f"one on {inputs[0].device}",
                 remedy="use policy.engine=cuda_graph or compile on a GPU",
