@@ -62,7 +62,7 @@ class PolicyClient:
         except (OSError, TimeoutError, self._errors.InvalidHandshake) as error:
             raise PolicyServerError(
                 expected=f"a policy server at {address}",
-                found=f"none that answers ({error or type(error).__name__})",
+                found=_turned_away(error) or f"none that answers ({error or type(error).__name__})",
                 remedy="start it, or correct the address",
             ) from error
         try:
@@ -131,8 +131,21 @@ class PolicyClient:
         )
 
 
+def _turned_away(error: Exception) -> str:
+    """What a server says in HTTP instead of a connection, a wrong key for example; "" if it said nothing."""
+    response = getattr(error, "response", None)  # of websockets' InvalidStatus
+    body = " ".join((getattr(response, "body", None) or b"").decode(errors="replace").split())[:LONGEST_REASON]
+    return f"one that turns us away: {body} (HTTP {response.status_code})" if response is not None and body else ""
+
+
 def _refusal(error: Json) -> PolicyServerRefusal:
-    """What a server of this project says of a request that it cannot serve."""
+    """What a server says of a request that it cannot serve: in parts if it is of this project, else in one message."""
+    if "expected" not in error:
+        return PolicyServerRefusal(
+            expected="actions from the server",
+            found=f"an error of it: {' '.join(str(error.get('message', error)).split())[:LONGEST_REASON]}",
+            remedy="compare the observation's keys and shapes with what the policy expects",
+        )
     said = {name: str(error.get(name, "not said"))[:LONGEST_REASON] for name in ("expected", "found", "remedy")}
     return PolicyServerRefusal(**said)
 

@@ -271,9 +271,16 @@ def _header_json(header: SessionHeader) -> Json:
 
 
 def _header(record: Json) -> SessionHeader:
-    texts = {name: str(record[name]) for name in ("session", "policy", "weights", "began")}
-    numbers = {name: int(record[name]) for name in ("episode", "action_steps", "inference_delay")}
-    return SessionHeader(spec=TaskSpec.from_json(record["spec"]), **texts, **numbers)
+    return SessionHeader(
+        spec=TaskSpec.from_json(record["spec"]),
+        session=str(record["session"]),
+        episode=int(record["episode"]),
+        policy=str(record["policy"]),
+        weights=str(record["weights"]),
+        action_steps=int(record["action_steps"]),
+        inference_delay=int(record["inference_delay"]),
+        began=str(record["began"]),
+    )
 
 
 def _request(record: Json, spec: TaskSpec) -> SavedRequest:

@@ -92,6 +92,44 @@ def get(server, path, **headers):
         return error.code, error.read().decode()
 
 
+class SeeingPolicy(TellingPolicy):
+    """Notes the histories that it is given, as the values of `point`."""
+
+    def __init__(self, history):
+        super().__init__(history=history)
+        self.seen = []
+
+    def step(self, histories, states, executed):
+        assert all(np.isfinite(one.state["point"]).all() for one in histories[0])
+        self.seen.append([float(one.state["point"][0]) for one in histories[0]])
+        return super().step(histories, states, executed)
+
+
+def test_a_refused_frame_is_in_no_history_and_the_next_one_is_answered():
+    policy = SeeingPolicy(history=3)
+    bad = np.full(2, np.nan, np.float32)
+
+    def frame(value):
+        return {"state/point": np.full(2, value, np.float32), "state/goal": np.zeros(2, np.float32)}
+
+    with served(policy) as server, Robot(server) as robot:
+        policy.seen.clear()
+        robot.ask(**frame(1), time_s=0.0)
+        for step in (1, 2):
+            assert robot.ask(**frame(1 + step), time_s=0.1 * step, observe_only=True)["observed"]
+        assert "finite values" in robot.ask(**{"state/point": bad}, time_s=0.3)["error"]["message"]
+        after = robot.ask(**frame(5), time_s=0.4)
+        assert after["history_repeated"] and policy.seen[-1] == [5, 5, 5], "frames before the gap are too old"
+        robot.ask(**frame(6), time_s=0.5, observe_only=True)
+        assert not robot.ask(**frame(7), time_s=0.6)["history_repeated"] and policy.seen[-1] == [5, 6, 7]
+        short = robot.ask(**frame(9), time_s=1.0, earlier=[{**frame(0), "state/point": bad}, frame(8)])
+        assert short["history_repeated"] and policy.seen[-1] == [8, 8, 9]
+        wrong = robot.ask(**frame(9), time_s=1.2, earlier=[{"state/point": np.zeros(3)}])
+        assert "'state/point' as 2 numbers" in wrong["error"]["message"], "another mistake than a sensor's is told"
+        gap = robot.ask(**frame(9), time_s=1.5)
+        assert "one observation every 0.100 s" in gap["error"]["message"], "nobody lost a frame here"
+
+
 def test_an_answer_has_what_openpis_clients_read_and_what_is_needed_to_align_it():
     with served() as server, Robot(server) as robot:
         assert robot.metadata["action_steps"] == 4 and robot.metadata["spec"]["task"] == "toy/reach"
@@ -268,7 +306,8 @@ def test_without_the_key_there_is_health_alone():
             with pytest.raises(InvalidStatus, match="HTTP 401") as refused:
                 Robot(server, **words)
             assert b"a header 'Authorization: Api-Key ...'" in refused.value.response.body
-        with pytest.raises(PolicyServerError, match="HTTP 401"):
+        said = "found one that turns us away: a header 'Authorization: Api-Key .*' with the right key .*\\(HTTP 401\\)"
+        with pytest.raises(PolicyServerError, match=said):
             PolicyClient(server.address, api_key="secre")
         assert get(server, "/healthz")[0] == 200
         assert get(server, "/spec")[0] == get(server, "/metrics")[0] == 401

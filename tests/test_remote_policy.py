@@ -187,3 +187,20 @@ def test_a_refusal_says_the_end_of_the_servers_traceback():
             client.infer({"state/goal": np.array([-1.0, 0.0])})
         with pytest.raises(PolicyServerError, match="to live on; found a connection that it closed"):
             client.infer({"state/goal": np.array([1.0, 0.0]), "state/point": np.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ({"message": "no such\n camera"}, "found an error of it: no such camera; compare"),
+        ({"expected": "a camera", "found": "none", "remedy": "send it"}, "expected a camera; found none; send it"),
+        ({"code": 3}, "found an error of it: {'code': 3}"),
+    ],
+    ids=["message", "parts", "neither"],
+)
+def test_a_refusal_without_actions_says_what_the_server_said(error, expected):
+    with policy_server(lambda observation: {"error": error}) as address:
+        client = PolicyClient(address)
+        with pytest.raises(PolicyServerRefusal, match=expected):
+            client.infer({"state": 1})
+        client.close()

@@ -8,6 +8,7 @@ import struct
 import time
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from serving_policies import TellingPolicy, toy_observation
@@ -151,6 +152,26 @@ def test_reports_of_executed_actions_that_make_no_sense_are_refused_and_the_sess
         assert "actions" in robot.ask(**nothing)
 
 
+def test_sessions_of_lerobots_protocol_are_recorded_too(tmp_path):
+    from test_lerobot_grpc import Client as LeRobotClient
+
+    from embodied.serving.lerobot_grpc import LeRobotServer, LeRobotSettings
+
+    with Recorded(tmp_path) as server:
+        lerobot = LeRobotServer(server.sessions, LeRobotSettings(port=0, poll_s=0.3))
+        with LeRobotClient(lerobot.start()) as client:
+            client.begin()
+            client.send(1000.0, 0)
+            given = client.actions()
+            with pytest.raises(grpc.RpcError, match="finite values"):
+                client.send(1000.4, 4, **{"x.pos": float("nan")})
+        lerobot.stop(0.0)
+    (file,) = [file for file in session_files(tmp_path) if "-2." in file.name]
+    answered, refused = read_session(file).requests
+    assert answered.chunk.actions.tolist() == [action.action.tolist() for action in given]
+    assert answered.received_at_s <= answered.given_at_s <= answered.sent_at_s and "finite values" in refused.refusal
+
+
 def test_clients_that_take_a_name_again_get_files_of_their_own(tmp_path):
     with Recorded(tmp_path) as server:
         for _ in range(2):
@@ -171,7 +192,7 @@ def written(folder, requests=3):
 def test_a_file_that_was_cut_anywhere_is_read_as_far_as_it_is_whole(tmp_path):
     data = written(tmp_path / "whole").read_bytes()
     cut, counts = tmp_path / "cut.session.part", []
-    for size in range(len(data)):
+    for size in range(0, len(data), 7):
         cut.write_bytes(data[:size])
         try:
             session = read_session(cut)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass
@@ -152,9 +153,14 @@ class LeRobotService:
     def send_observations(self, chunks: Iterator[Any], peer: LeRobotPeer, context: grpc.ServicerContext) -> Any:
         with self._peers.timed(peer, context):
             data = messages.reassembled(chunks, self._settings.largest_observation_bytes)
-        seen = read_observation(data)
-        message = as_message(seen, peer.instructions, self._image_sizes)
-        peer.offer(seen, self._reader.read(message))
+        received_s = time.monotonic()
+        try:
+            seen = read_observation(data)
+            observation = self._reader.read(as_message(seen, peer.instructions, self._image_sizes))
+        except UserError as error:
+            self._sessions.refused(peer.name, peer.name, received_s, error)
+            raise
+        peer.offer(seen, observation)
         return messages.Empty()
 
     def get_actions(self, request: Any, peer: LeRobotPeer, context: grpc.ServicerContext) -> Any:
@@ -162,15 +168,19 @@ class LeRobotService:
         if waiting is None:
             return messages.Actions()
         seen, observation, executed, time_s = waiting
+        received_s = time.monotonic()
         answer = self._sessions.act(
             peer.name,
             peer.name,
             Frame(observation, time_s),
             deadline_s=self._sessions.settings.longest_wait_s,  # its actions go on meanwhile: never a stale chunk
             executed=executed,
+            received_s=received_s,
         )
         peer.answered(seen)
-        return messages.Actions(data=_reply(answer, seen, peer.most_actions))
+        reply = messages.Actions(data=_reply(answer, seen, peer.most_actions))
+        self._sessions.sent(peer.name, received_s)  # gRPC sends it once this call is over
+        return reply
 
     def _guarded(self, call: Callable[..., Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
         """With the caller's session, and every error as a status code with a sentence."""

@@ -18,6 +18,10 @@ LONGEST_FOUND = 160  # letters of what an error shows of a message
 _ABSENT = object()
 
 
+class UnusableValues(UserError):
+    """An observation as the spec has it, with values that no policy may see: a sensor that failed for a moment."""
+
+
 class ObservationReader:
     """Reads what a policy sees, by the names that the robot uses. Everything else in a message is ignored.
 
@@ -66,8 +70,8 @@ class ObservationReader:
     def read(self, message: Mapping[Any, Any]) -> Observation:
         """
         Raises:
-            UserError: something is missing, or has another shape or type than the spec says, is not finite, or lies
-                far outside of the training data.
+            UserError: something is missing, or has another shape or type than the spec says.
+            UnusableValues: something is not finite, or lies far outside of the training data.
         """
         whole = None
         state = {}
@@ -105,7 +109,7 @@ class ObservationReader:
         key = self.keys[f"state/{vector.name}"]
         array = _numbers(value, f"'{key}'", (vector.size,), f"{', '.join(vector.elements)} in {vector.unit}")
         if not np.isfinite(array).all():
-            raise UserError(
+            raise UnusableValues(
                 expected=f"finite values in '{key}'",
                 found=str(array.tolist())[:LONGEST_FOUND],
                 remedy="check the robot's sensors",
@@ -115,9 +119,9 @@ class ObservationReader:
             raise self._out_of_range(vector, array, *limits)
         return array
 
-    def _out_of_range(self, vector: StateSpec, array: np.ndarray, low: np.ndarray, high: np.ndarray) -> UserError:
+    def _out_of_range(self, vector: StateSpec, array: np.ndarray, low: np.ndarray, high: np.ndarray) -> UnusableValues:
         index = int(np.argmax((array < low) | (array > high)))
-        return UserError(
+        return UnusableValues(
             expected=f"{vector.elements[index]} of '{self.keys[f'state/{vector.name}']}' between {low[index]:.4g} and "
             f"{high[index]:.4g} ({vector.unit}), as in training with a wide margin",
             found=f"{array[index]:.4g}",

@@ -11,6 +11,7 @@ from embodied import wire
 from embodied.errors import UserError
 from embodied.serving.access import TokenBucket
 from embodied.serving.answers import Answer, from_now_on
+from embodied.serving.observation_reader import UnusableValues
 from embodied.serving.registry import SessionsFull, SessionTaken
 from embodied.serving.request_reader import Request, RequestReader, echo_of
 from embodied.serving.served_session import Frame
@@ -91,6 +92,8 @@ class OpenpiConversation:
         except UserError as error:
             if request is None:
                 self._sessions.refused(self._session_of(message), self._name, received_s, error)
+            if isinstance(error, UnusableValues):
+                self._sessions.lost_frame(self._session_of(message), self._name)
             return self._refusal(error, message)
         self._refusals = 0
         return reply
@@ -111,6 +114,8 @@ class OpenpiConversation:
         begun = request.episode_id is not None and self._sessions.begin_episode(name, self._name, request.episode_id)
         if request.resets and not (begun and request.seed is None):
             self._sessions.reset(name, self._name, request.seed)
+        if request.lost_earlier:
+            self._sessions.lost_frame(name, self._name)
         frame = Frame(request.observation, request.time_s)
         if request.observes_only:
             self._sessions.observe(name, self._name, frame)

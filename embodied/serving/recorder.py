@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from embodied.serving.answers import Answer
 from embodied.types import Observation
 
 LOG = logging.getLogger(__name__)
+LATER_S = 0.005  # a record is written when its answer has left: two threads of Python would hold each other up
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ class RecordingQueue:
 
     def _run(self) -> None:
         while (event := self._queue.get()) is not None:
+            if self._queue.empty():
+                time.sleep(LATER_S)
             self._guarded(lambda event=event: self._tell(event))
             self._release(_image_bytes(event))
         for session in list(self._lost):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from embodied.errors import UserError
-from embodied.serving.observation_reader import ObservationReader
+from embodied.serving.observation_reader import ObservationReader, UnusableValues
 from embodied.serving.recorder import ExecutedActions
 from embodied.types import Observation
 
@@ -33,6 +33,7 @@ class Request:
     executed: int | None  # control steps since the last request's observation
     reported: ExecutedActions | None  # what was executed since the last request, for the recording
     earlier: tuple[Observation, ...]  # of the control steps before this one, oldest first
+    lost_earlier: bool  # one of them is of no use, and those before it are left out with it
     observes_only: bool  # no chunk is wanted
     wants_preview: bool
     echo: dict[str, Any]  # goes back as it came
@@ -59,6 +60,7 @@ class RequestReader:
                 found=type(message).__name__,
                 remedy="send each observation as one map",
             )
+        earlier, lost_earlier = self._earlier(message)
         return Request(
             observation=self._observations.read(message),
             session=_name(message, "session"),
@@ -69,7 +71,8 @@ class RequestReader:
             deadline_s=_number(message, "deadline_s", 0.0, LONGEST_DEADLINE_S),
             executed=_integer(message, "executed", 0, 2**31),
             reported=self._reported(message),
-            earlier=self._earlier(message),
+            earlier=earlier,
+            lost_earlier=lost_earlier,
             observes_only=_flag(message, "observe_only"),
             wants_preview=_flag(message, "preview"),
             echo=echo_of(message),
@@ -92,14 +95,21 @@ class RequestReader:
             raise _wrong("executed_at_s", "finite times, in s", times.tolist())
         return ExecutedActions(actions.astype(np.float32), times.astype(np.float64))
 
-    def _earlier(self, message: Mapping[Any, Any]) -> tuple[Observation, ...]:
+    def _earlier(self, message: Mapping[Any, Any]) -> tuple[tuple[Observation, ...], bool]:
+        """The frames directly before this one, and whether a sensor's failure cuts them short."""
         frames = message.get("earlier", ())
         if not frames:
-            return ()
+            return (), False
         if not isinstance(frames, list) or not all(isinstance(frame, Mapping) for frame in frames):
             raise _wrong("earlier", "a list of observations, oldest first", frames)
         wanted = self._history - 1
-        return tuple(self._observations.read(frame) for frame in frames[-wanted:]) if wanted else ()
+        read: list[Observation] = []
+        try:
+            for frame in reversed(frames[-wanted:] if wanted else []):
+                read.append(self._observations.read(frame))
+        except UnusableValues:  # refused when it was the newest; those that follow it need not be
+            return tuple(reversed(read)), True
+        return tuple(reversed(read)), False
 
 
 def echo_of(message: Any) -> dict[str, Any]:

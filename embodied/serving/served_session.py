@@ -69,6 +69,11 @@ class ServedSession:
         self._asked_s: float | None = None  # of the newest request, and of the one before
         self._asked_before_s: float | None = None
         self._seen_s: float | None = None
+        self._has_lost_frame = False  # since the newest one that was seen
+
+    def lost_frame(self) -> None:
+        """A frame came that is of no use: the gap that it leaves is no fault of the next one."""
+        self._has_lost_frame = True
 
     def move_to(self, policy: Policy) -> None:
         """Go on with another checkpoint: a fresh buffer, and what was observed of the present episode."""
@@ -129,6 +134,7 @@ class ServedSession:
             UserError: as `Session.act`.
         """
         dt_s, wanted = self._policy.spec.dt_s, self._policy.history - 1
+        is_cut_short = self._has_lost_frame and 0 < len(earlier) < wanted
         if earlier and wanted:
             self.session.forget_history()
             frames = earlier[-wanted:]
@@ -140,8 +146,8 @@ class ServedSession:
             self.session.forget_history()
         steps = self._executed_steps(asked_s, executed)
         step = self.session.prepare(replace(frame.observation, time_s=asked_s), steps)
-        self._seen_s = asked_s
-        return step, repeated
+        self._saw(asked_s)
+        return step, repeated or is_cut_short
 
     def newest_valid(self, asked_s: float) -> ComputedChunk | None:
         """The newest chunk, if any of its actions is still of use at `asked_s`."""
@@ -154,10 +160,13 @@ class ServedSession:
         if self._must_repeat(observation.time_s):
             self.session.forget_history()
         self.session.observe(observation)
-        self._seen_s = observation.time_s
+        self._saw(observation.time_s)
+
+    def _saw(self, time_s: float) -> None:
+        self._seen_s, self._has_lost_frame = time_s, False
 
     def _must_repeat(self, time_s: float) -> bool:
-        if not self._repeats_history or self._policy.history == 1 or self._seen_s is None:
+        if not (self._repeats_history or self._has_lost_frame) or self._policy.history == 1 or self._seen_s is None:
             return False
         dt_s = self._policy.spec.dt_s
         return time_s - self._seen_s > (1 + LATEST_SHARE) * dt_s

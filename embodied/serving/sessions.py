@@ -348,6 +348,12 @@ class Sessions:
             self._finished(pending, outcome)
             pending.deliver(outcome)
 
+    def lost_frame(self, name: str, owner: Hashable) -> None:
+        """A control step's observation was of no use and is in no history: later ones stand for it, if it is missed."""
+        with self._lock:
+            if name in self._registry.names_of(owner):
+                self._registry.of(name, owner).lost_frame()
+
     def refused(self, name: str, owner: Hashable, received_s: float, error: UserError) -> None:
         """A request of this owner could not be read: record it, in its session or else in the owner's own."""
         if self._recording is not None:
