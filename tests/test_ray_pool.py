@@ -26,11 +26,21 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 EPISODES = 16
 
 
+def started_cluster():
+    """A second time, where Ray's own processes did not start in time: the tests beside these load the machine."""
+    head = {"num_cpus": 1, "include_dashboard": False}
+    try:
+        return cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+    except RuntimeError:
+        ray.shutdown()
+        return cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one core each, in processes of their own. The tests' folder is on the path of their workers."""
     os.environ["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
-    nodes = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = started_cluster()
     nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
     yield nodes

@@ -300,8 +300,8 @@ def test_the_command_records_into_a_run_with_a_summary(tmp_path):
         client = PolicyClient(server.process.stdout.readline().strip().rpartition(" ")[2])
         for _ in range(3):
             client.infer({**message(), "session": "arm", "deadline_s": 10.0})
-        deadline_s = time.monotonic() + 10
-        while time.monotonic() < deadline_s and len(read_session(run / "sessions/arm-1.session.part").requests) < 3:
+        written, deadline_s = run / "sessions/arm-1.session.part", time.monotonic() + 10
+        while time.monotonic() < deadline_s and not (written.exists() and len(read_session(written).requests) == 3):
             time.sleep(0.05)
         server.process.terminate()
         server.log("ended")
