@@ -137,8 +137,8 @@ class RobosuiteTask(MujocoTask):
             UserError: the action has another shape, or is not finite; no reset yet; the horizon is passed.
         """
         command = self._command(action)
-        if self._move is not None and self._steps == self._move.step:
-            self._move_object(self._move)
+        if self._move is not None and self._steps == self._move.step and (joint_name := self.movable_joint()):
+            self._move_object(joint_name, self._move)
         with self._random:
             self._env.step(command)
         self._settle_poses()
@@ -146,13 +146,13 @@ class RobosuiteTask(MujocoTask):
         self._advance(success)
         return self._outcome(self._observe(), float(self._env.reward(command)), success)
 
-    def movable_joint(self) -> str:
-        """Name of the free joint of what is moved in the variant `moved`; of tasks that offer it."""
-        raise NotImplementedError
+    def movable_joint(self) -> str | None:
+        """Name of the free joint of what is moved in the variant `moved`; None for tasks without it."""
+        return None
 
-    def _move_object(self, move: Move) -> None:
+    def _move_object(self, joint_name: str, move: Move) -> None:
         """Where it then touches something, the physics push them apart."""
-        joint = self.data.joint(self.movable_joint())
+        joint = self.data.joint(joint_name)
         joint.qpos[:2] += move.shift
         turn = np.array([np.cos(move.turn / 2), 0.0, 0.0, np.sin(move.turn / 2)])
         turned = np.zeros(4)

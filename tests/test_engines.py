@@ -151,6 +151,18 @@ def test_a_program_that_an_engine_cannot_run_is_named():
         OnnxRuntimeEngine().compile(Sorted(), [torch.ones(2, 3)])
 
 
+class Causal(nn.Module):
+    """Attention of a kind that the export has no translation for."""
+
+    def forward(self, x):
+        return (torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True),)
+
+
+def test_attention_that_is_not_translated_is_named_and_never_exported_as_another():
+    with pytest.raises(MisfitError, match="that engine onnxruntime can run; found Causal: .*use policy.engine=eager"):
+        OnnxRuntimeEngine().compile(Causal(), [torch.ones(2, 1, 3, 4)])
+
+
 def test_a_compiler_that_fails_is_named(monkeypatch):
     def fails(*_, **__):
         def program(*_):

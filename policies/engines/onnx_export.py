@@ -57,12 +57,12 @@ def _attention(
     """softmax(Q K^T / sqrt(d)) V, [B heads H d] each. The exporter's own spends a third of its operators on finding d.
 
     Raises:
-        NotImplementedError: masks, dropout or grouped queries, which no network here has.
+        ValueError: masks, dropout or grouped queries, which no network here has.
     """
     from onnxscript import opset20 as op
 
     if attn_mask is not None or dropout_p or is_causal or enable_gqa:
-        raise NotImplementedError("attention with a mask, dropout or grouped queries")
+        raise ValueError("attention with a mask, dropout or grouped queries, which this export does not translate")
     size = query.shape[-1]
     scores = op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2]))
     scaled = op.Mul(scores, op.Constant(value_float=size**-0.5 if scale is None else scale))
