@@ -175,6 +175,34 @@ def test_a_compiler_that_fails_is_named(monkeypatch):
         CompiledEngine().compile(Sorted(), [torch.ones(2, 3)])
 
 
+class Cancelling(nn.Module):
+    """10 x, computed so that single precision keeps three digits of it."""
+
+    def forward(self, x):
+        return (10.0 * ((x + 4096.0) - 4096.0),)
+
+
+def test_a_difference_that_is_the_modules_own_rounding_is_none_of_the_engine():
+    x = torch.linspace(-1, 1, 301).unsqueeze(0)
+    rounding = float((Cancelling()(x)[0] - 10.0 * x).abs().max())
+    assert PARITY < rounding < 1e-2, "the module itself is not exact to the bound"
+    assert checked_parity("x", Cancelling(), lambda x: (10.0 * x,), [x]) == pytest.approx(rounding, rel=1e-3)
+    with pytest.raises(
+        MisfitError, match=r"within 0.0001; found a difference of .* in Cancelling, of which rounding exp"
+    ):
+        checked_parity("x", Cancelling(), lambda x: (10.0 * x + 4 * rounding,), [x])
+
+
+def test_rounding_excuses_no_large_difference():
+    class Worse(Cancelling):
+        def forward(self, x):
+            return (100.0 * super().forward(x)[0],)
+
+    x = torch.linspace(-1, 1, 301).unsqueeze(0)
+    with pytest.raises(MisfitError, match="of which rounding explains 0.01"):
+        checked_parity("x", Worse(), lambda x: (1000.0 * x,), [x])
+
+
 @pytest.mark.parametrize(("off_by", "said"), [(1e-3, "a difference of 0.00"), (float("nan"), "a difference of nan")])
 def test_parity_that_fails_is_an_error_with_its_figure(off_by, said):
     module, inputs = nn.Identity(), [torch.zeros(1, 2)]
