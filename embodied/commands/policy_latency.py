@@ -102,7 +102,7 @@ def _policy(cell: PolicyCell, runs: Runs, spec: TaskSpec, engine: str) -> tuple[
         policy, weights = load_policy(find_checkpoint(directory))[0], "checkpoint"
     else:
         policy, weights = _fresh(cell, runs, spec), "fresh"
-    policy.configure(**settings, engine=engine)
+    policy.configure(**(settings | {"engine": engine}))
     return policy, weights
 
 
