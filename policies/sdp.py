@@ -26,6 +26,7 @@ from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy, anchor_rows
+from embodied.policies.exported_programs import check_memory_is_exportable
 from embodied.policies.ladder import Ladder
 from embodied.policies.moving_reference import re_expressed
 from embodied.policies.programs import DenoiseLoop, Network
@@ -260,7 +261,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         return _DenoisedAndNoised(self, network)
 
     def samplers(self) -> list[tuple[str, nn.Module, Json, Json, Json]]:
-        self.check_memory_is_exportable("buffer")
+        check_memory_is_exportable(self, "buffer")
         signal, noise_scale = self.raising(torch.device("cpu"))
         noise_1HA = torch.zeros(1, *self._buffer_shape)
         scales = {"signal": signal[:1], "noise": noise_1HA, "noise_scale": noise_scale[:1]}

@@ -20,8 +20,8 @@ from embodied.policies.engines.engine import PARITY, Program, checked_parity
 from embodied.policies.engines.onnx_export import OPSET, export_onnx
 from embodied.policies.engines.onnx_runtime import OnnxProgram, check_installed
 from embodied.policies.engines.torch_export import export_torch
+from embodied.policies.exported_programs import ExportedProgram, exported_programs
 from embodied.policies.policy_file import DESCRIPTION, load_configured
-from embodied.policies.programs import ExportedProgram
 from embodied.run_directory import RunDirectory
 from embodied.types import Json
 
@@ -50,7 +50,7 @@ def run(config: DictConfig) -> Path:
     stem = f"{description.spec.task}-{description.network['name']}-{policy.label}-{config.format}"
     directory = RunDirectory.open("export", stem, config)
     with directory.lock():
-        programs = policy.exported_programs()
+        programs = exported_programs(policy)
         rows = []
         with Progress(f"export {config.format}", len(programs), "programs") as progress:
             try:
