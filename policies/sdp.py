@@ -118,7 +118,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
     def as_whole_chunks(cls, settings: Json) -> Json:
         """Part of the training mixture, 1 - `chunkwise` of it, is that of policy=diffusion."""
         if settings["chunkwise"] == 1.0:
-            return super().as_whole_chunks({**settings, "name": f"{settings['name']} with policy.chunkwise=1"})
+            raise never_whole(f"policy={cls.name} with policy.chunkwise=1")
         shared = ("history", "horizon", "action_steps", "past", "levels", "clip")
         sampler = "euler" if settings.get("path") == "flow" else "ddim"
         return {
@@ -364,6 +364,15 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
     @property
     def _buffer_shape(self) -> tuple[int, int]:
         return self.horizon, self.actions.size
+
+
+def never_whole(policy: str) -> UserError:
+    """For a sampler of whole chunks with weights that it does not fit."""
+    return UserError(
+        expected="weights that were trained on chunks with one noise level for all positions, for policy.sampler",
+        found=f"{policy}, whose training shows none",
+        remedy="leave policy.sampler out, or train policy=diffusion or policy=sdp",
+    )
 
 
 def shifted(buffer_HA: Tensor, executed: int) -> Tensor:
