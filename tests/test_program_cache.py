@@ -144,3 +144,16 @@ def test_a_program_that_the_disk_does_not_take_leaves_nothing(monkeypatch, folde
     monkeypatch.setattr(program_cache.os, "replace", full)
     keep_program("a", b"1")
     assert list(folder.iterdir()) == []
+
+
+def test_a_damaged_program_that_cannot_be_removed_is_exported_again(exports, monkeypatch, folder):
+    OnnxRuntimeEngine().compile(Doubled(), X)
+    (path,) = folder.iterdir()
+    path.write_bytes(b"torn")
+
+    def refused(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(program_cache.Path, "unlink", refused)
+    assert torch.equal(OnnxRuntimeEngine().compile(Doubled(), X)(torch.ones(1, 3))[0], torch.full((1, 3), 2.0))
+    assert len(exports) == 2

@@ -14,7 +14,7 @@ from torch import Tensor
 from embodied.catalog import nearest
 from embodied.commands.evaluated_policy import resolved_checkpoint
 from embodied.console import Progress, table
-from embodied.errors import UserError
+from embodied.errors import UserError, first_line
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.engines.engine import PARITY, Program, checked_parity
 from embodied.policies.engines.onnx_export import OPSET, export_onnx
@@ -89,7 +89,7 @@ def _exported(program: ExportedProgram, format: str, folder: Path) -> Json:
         path.unlink(missing_ok=True)
         raise UserError(
             expected=f"a program that {format} can hold",
-            found=f"{program.name}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}",
+            found=f"{program.name}: {first_line(error)}",
             remedy="export to the other format, or use another network",
         ) from error
     return {

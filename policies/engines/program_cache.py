@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -92,10 +93,11 @@ def keep_program(key: str, program: bytes) -> None:
 
 
 def drop_program(key: str) -> None:
-    """It is not what it should be."""
+    """It is not what it should be. A disk from which nothing can be removed is no error."""
     folder = cache_folder()
     if folder is not None:
-        (folder / (key + SUFFIX)).unlink(missing_ok=True)
+        with suppress(OSError):
+            (folder / (key + SUFFIX)).unlink()
 
 
 def _evict(folder: Path) -> None:
