@@ -21,6 +21,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 import embodied
 from embodied.catalog import nearest
 from embodied.errors import UserError
+from embodied.types import Json
 from embodied.value_types import check_kinds
 
 CONFIG_MODULE = "embodied.conf"
@@ -266,3 +267,8 @@ def _paths(tree: Any, prefix: str) -> Iterator[str]:
         yield prefix + key
         if isinstance(value, dict):
             yield from _paths(value, f"{prefix}{key}.")
+
+
+def plain(config: DictConfig) -> Json:
+    """Dictionaries and lists, with everything that they refer to in place."""
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

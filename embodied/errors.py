@@ -35,5 +35,11 @@ class FaultsFound(Exception):
         super().__init__(summary)
 
 
+def first_line(error: Exception | str) -> str:
+    """Of another library's message, cut to fit into one of ours; where it says nothing, what kind of error it is."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def _rebuild(kind: type[UserError], expected: str, found: str, remedy: str) -> UserError:
     return kind(expected=expected, found=found, remedy=remedy)

@@ -6,7 +6,7 @@ B batch, To history, H horizon, A action as the network sees it, S all state vec
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from embodied.action_representation import ActionTransform, Anchors
-from embodied.catalog import ENCODERS, ENGINES, NETWORKS, PATHS, STATE_ENCODER, lookup, make, nearest
+from embodied.catalog import ENCODERS, ENGINES, NETWORKS, PATHS, STATE_ENCODER, lookup, make
 from embodied.errors import UserError
 from embodied.normalize import LimitsNormalizer
 from embodied.policies.batch import Batch
@@ -23,14 +23,8 @@ from embodied.policies.encoders.observation_encoder import ObservationEncoder
 from embodied.policies.engines.engine import Program
 from embodied.policies.networks.conditioning import LevelEmbedding
 from embodied.policies.noise_path import NoisePath
-from embodied.policies.programs import (
-    ContextEncoder,
-    ExportedProgram,
-    Network,
-    NetworkCall,
-    ObservationStep,
-    normalized_state,
-)
+from embodied.policies.programs import ContextEncoder, Network, NetworkCall, ObservationStep, normalized_state
+from embodied.policies.run_time_settings import RunTimeSettings
 from embodied.policies.seeded_noise import normal_like
 from embodied.types import ActionChunk, Json, Observation, Preview, Statistics, TaskSpec
 
@@ -38,10 +32,10 @@ from embodied.types import ActionChunk, Json, Observation, Preview, Statistics, 
 MOST_UNROLLED_CALLS = 4
 
 
-class DenoisingPolicy(nn.Module, ABC):
+class DenoisingPolicy(RunTimeSettings, nn.Module):
     """Weights and mathematics; a session's state comes in and goes out of `step`."""
 
-    run_time_settings: ClassVar[tuple[str, ...]] = ("engine",)
+    run_time_settings = ("engine",)
     level_embedding: ClassVar[type[LevelEmbedding]] = LevelEmbedding  # of what its network is told of levels
     engine = "eager"  # what runs the network (`ENGINES`)
     inference_delay: int = 0  # control steps from an observation to the first action computed from it
@@ -147,16 +141,12 @@ class DenoisingPolicy(nn.Module, ABC):
 
     @classmethod
     def as_whole_chunks(cls, settings: Json) -> Json:
-        """Settings of policy=diffusion (conf/policy) that run weights which were trained with `settings`.
+        """Settings of policy=diffusion (conf/policy) that run weights trained with `settings`, or these themselves.
 
         Raises:
             UserError: training showed the network no chunks whose positions are all at one level.
         """
-        raise UserError(
-            expected="weights that were trained on chunks with one noise level for all positions, for policy.sampler",
-            found=f"policy={settings['name']}, whose training shows none",
-            remedy="leave policy.sampler out, or train policy=diffusion or policy=sdp",
-        )
+        return settings
 
     def fit_normalizers(self, state: Statistics, action: Statistics) -> None:
         """Take the scaling of observations and actions from the data's statistics, `action` of learned actions."""
@@ -271,48 +261,13 @@ class DenoisingPolicy(nn.Module, ABC):
         flat = [self.inputs.flatten_state(history[self._anchor_row].state) for history in histories]
         return self.actions.anchors(torch.from_numpy(np.asarray(flat, dtype=np.float32)))
 
-    def exported_programs(self) -> list[ExportedProgram]:
-        """What makes chunks of observations, for use without this package; on the CPU, for batches of any size.
-
-        With cameras the encoder is a program of its own, which makes the `context` that the others take. Otherwise
-        it is part of each, and they take the `state_history`, [B To S] in the task's units.
-        """
-        state_1TS = torch.zeros(1, self.history, self.inputs.state_size)
-        if not self.inputs.cameras:
-            encoder, conditions = ContextEncoder(self), {"state_history": state_1TS}
-            encoding = []
-        else:
-            images = {
-                f"images_{c.name}": torch.zeros(1, self.history, c.height, c.width, 3, dtype=torch.uint8)
-                for c in self.inputs.cameras
-            }
-            encoder, conditions = None, {"context": torch.zeros(1, self.encoder.context_size)}
-            whole = {"state_history": state_1TS, **images}
-            encoding = [ExportedProgram("encode", ContextEncoder(self), whole, ("context",))]
-
-        def exported(name: str, sampler: nn.Module, first: Json, further: Json, constants: Json) -> ExportedProgram:
-            step = ObservationStep(sampler, self.action_normalizer, encoder).eval()
-            return ExportedProgram(name, step, {**first, **conditions, **further}, ("buffer", "actions"), constants)
-
-        return encoding + [exported(*sampler) for sampler in self.samplers()]
-
-    def check_memory_is_exportable(self, memory: str) -> None:
-        """Whether what lasts from call to call can be moved on by whoever runs the exported programs.
-
-        Raises:
-            UserError: it holds differences from a reference that moves.
-        """
-        if self.actions.is_relative:
-            raise UserError(
-                expected=f"actions that are not relative, for an export of programs with a {memory}, which would have "
-                "to follow the moving reference",
-                found=f"policy.actions.representation={self.actions.representation}",
-                remedy="export a sampler that keeps nothing (policy.sampler=ddim or euler), or train as_recorded",
-            )
-
     @abstractmethod
     def samplers(self) -> list[tuple[str, nn.Module, Json, Json, Json]]:
-        """For an export: name, module, its inputs before and behind the condition, and constants."""
+        """For an export: name, module, its inputs before and behind the condition, and constants.
+
+        Raises:
+            UserError: none of them can be run without this package.
+        """
 
     @property
     def pure_noise(self) -> Tensor:
@@ -340,50 +295,10 @@ class DenoisingPolicy(nn.Module, ABC):
 
         return {"encode": encode, "network_call": network_call}
 
-    def configure(self, **settings: Any) -> None:
-        """Change run-time settings of a trained policy.
-
-        Raises:
-            UserError: a setting that this policy does not have, or a value that it cannot run with.
-        """
-        for name in settings:
-            if name not in self.run_time_settings:
-                raise UserError(
-                    expected=f"a run-time setting of {type(self).__name__}",
-                    found=f"policy.{name}",
-                    remedy=nearest(name, self.run_time_settings),
-                )
-        previous = {name: getattr(self, name) for name in settings}
-        for name, value in settings.items():
-            setattr(self, name, value)
-        try:
-            self.prepare()
-        except UserError:
-            for name, value in previous.items():
-                setattr(self, name, value)
-            self.prepare()
-            raise
-
     def prepare(self) -> None:
         """Check the run-time settings and compute what depends on them alone."""
         lookup("engine", ENGINES, self.engine)
         self._programs.clear()
-
-    def check_between(self, name: str, lowest: int, highest: int, meaning: str) -> None:
-        """
-        Args:
-            meaning: of `highest`, with the number in it.
-
-        Raises:
-            UserError: the setting `name` is no whole number between the two.
-        """
-        value = getattr(self, name)
-        if not isinstance(value, int) or not lowest <= value <= highest:
-            raise UserError(
-                expected=f"policy.{name} between {lowest} and {meaning}",
-                found=str(value),
-                remedy=f"change policy.{name}",
-            )
 
     def check_delay(self) -> None:
         """

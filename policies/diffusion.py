@@ -20,9 +20,10 @@ from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.ddpm_path import DdpmPath
 from embodied.policies.denoising_policy import DenoisingPolicy, anchor_rows
+from embodied.policies.exported_programs import check_memory_is_exportable
 from embodied.policies.flow_path import FlowPath
 from embodied.policies.moving_reference import re_expressed
-from embodied.policies.programs import DenoiseLoop, Network, ObservationStep
+from embodied.policies.programs import DenoiseLoop, Network
 from embodied.policies.samplers.ancestral import AncestralSampler
 from embodied.policies.samplers.heun import HeunSampler
 from embodied.policies.samplers.real_time_chunking import SCHEDULES, RealTimeChunking, Schedule, prefix_weights
@@ -225,7 +226,7 @@ class DiffusionPolicy(DenoisingPolicy):
         sampling = ("sampling", self.sampling(self.network), first, fresh if self.sampler == "ddpm" else {}, {})
         if not self.keeps_plan:
             return [sampling]
-        self.check_memory_is_exportable("plan")
+        check_memory_is_exportable(self, "plan")
         return [sampling, ("going_on", self.going_on(self.network), first, {"plan": noise_1HA}, {})]
 
     def initial_state(self, seed: int) -> DiffusionState:
@@ -284,10 +285,7 @@ class DiffusionPolicy(DenoisingPolicy):
         """Clean chunks, normalised and in units. RTC differentiates, which inference mode forbids."""
         if name == "going_on" and self.sampler == "rtc":
             with torch.inference_mode(False), torch.no_grad():
-                key = name, self.device
-                if key not in self._programs:
-                    self._programs[key] = ObservationStep(build(self.network), self.action_normalizer, None)
-                return self._programs[key](*(x.clone() for x in inputs))
+                return self.observation_step(name, calls, build, *(x.clone() for x in inputs))
         return self.observation_step(name, calls, build, *inputs)
 
     def _rest(self, state: DiffusionState, executed: int, anchors: Anchors) -> tuple[Tensor, ...]:

@@ -140,7 +140,7 @@ def load_configured(
     description = read_description(folder)
     trained_as = description.policy["name"]
     kind = lookup("policy", POLICIES, trained_as)
-    if "sampler" in settings and "sampler" not in kind.run_time_settings:
+    if "sampler" in settings:
         description = replace(description, policy=kind.as_whole_chunks(description.policy))
     policy = _with_weights(folder, description)
     if description.policy["name"] != trained_as:

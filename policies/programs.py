@@ -8,7 +8,6 @@ B batch, H horizon, A action, To history, S state vectors, C context.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,17 +22,6 @@ if TYPE_CHECKING:
 
 # Noisy actions, their levels, contexts -> prediction.
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class ExportedProgram:
-    """One of a policy's programs as it leaves this package."""
-
-    name: str
-    module: nn.Module
-    inputs: dict[str, Tensor]  # examples of batch 1, by name, in the order of the module
-    outputs: tuple[str, ...]
-    constants: dict[str, Tensor] = field(default_factory=dict)  # what a caller chooses inputs from
 
 
 class NetworkCall(nn.Module):

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
-from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.programs import DenoiseLoop, Network
-from embodied.policies.sdp import StreamingDiffusionPolicy
+from embodied.policies.sdp import StreamingDiffusionPolicy, never_whole
 from embodied.types import Json, TaskSpec
 
 
@@ -84,7 +83,7 @@ class NoiseRelayingPolicy(StreamingDiffusionPolicy):
     @classmethod
     def as_whole_chunks(cls, settings: Json) -> Json:
         """Levels are independent or on the ladder, hardly ever all the same."""
-        return DenoisingPolicy.as_whole_chunks(settings)
+        raise never_whole(f"policy={cls.name}")
 
     @property
     def label(self) -> str:

@@ -26,6 +26,7 @@ from embodied.catalog import STATE_ENCODER
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.denoising_policy import DenoisingPolicy, anchor_rows
+from embodied.policies.exported_programs import check_memory_is_exportable
 from embodied.policies.ladder import Ladder
 from embodied.policies.moving_reference import re_expressed
 from embodied.policies.programs import DenoiseLoop, Network
@@ -117,7 +118,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
     def as_whole_chunks(cls, settings: Json) -> Json:
         """Part of the training mixture, 1 - `chunkwise` of it, is that of policy=diffusion."""
         if settings["chunkwise"] == 1.0:
-            return super().as_whole_chunks({**settings, "name": f"{settings['name']} with policy.chunkwise=1"})
+            raise never_whole(f"policy={cls.name} with policy.chunkwise=1")
         shared = ("history", "horizon", "action_steps", "past", "levels", "clip")
         sampler = "euler" if settings.get("path") == "flow" else "ddim"
         return {
@@ -260,7 +261,7 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         return _DenoisedAndNoised(self, network)
 
     def samplers(self) -> list[tuple[str, nn.Module, Json, Json, Json]]:
-        self.check_memory_is_exportable("buffer")
+        check_memory_is_exportable(self, "buffer")
         signal, noise_scale = self.raising(torch.device("cpu"))
         noise_1HA = torch.zeros(1, *self._buffer_shape)
         scales = {"signal": signal[:1], "noise": noise_1HA, "noise_scale": noise_scale[:1]}
@@ -363,6 +364,15 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
     @property
     def _buffer_shape(self) -> tuple[int, int]:
         return self.horizon, self.actions.size
+
+
+def never_whole(policy: str) -> UserError:
+    """For a sampler of whole chunks with weights that it does not fit."""
+    return UserError(
+        expected="weights that were trained on chunks with one noise level for all positions, for policy.sampler",
+        found=f"{policy}, whose training shows none",
+        remedy="leave policy.sampler out, or train policy=diffusion or policy=sdp",
+    )
 
 
 def shifted(buffer_HA: Tensor, executed: int) -> Tensor:

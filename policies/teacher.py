@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from embodied.catalog import nearest
-from embodied.errors import UserError
+from embodied.errors import UserError, first_line
 from embodied.fingerprint import fingerprint
 from embodied.protocols import Task
 from embodied.types import ActionSpec, Observation, TaskSpec
@@ -156,11 +156,6 @@ def wrong_kind(path: Path, expected: str, error: Exception | str) -> UserError:
     """For a file that is not what its option says."""
     return UserError(
         expected=f"{expected} at {path}",
-        found=f"something else ({_first_line(error)})",
+        found=f"something else ({first_line(error)})",
         remedy="check expert.path, or choose the option of `expert` that fits the file",
     )
-
-
-def _first_line(error: Exception | str) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -10,18 +10,20 @@ import torch
 from safetensors.torch import load_file
 from test_training import SETTINGS, Killed, job, killed_after, quiet, tensors
 from toy_policies import FLOW, SDP, TINY, toy_stream
-from toy_specs import toy_episodes, toy_spec
+from toy_specs import toy_episodes
+from toy_stores import make_store
 
-from embodied.datasets.episode_store import EpisodeStore
 from embodied.errors import UserError
 from embodied.policies.batch import Batch
 from embodied.policies.flow_map import FlowMapPolicy
 from embodied.policies.objectives.objective import Objective
+from embodied.policies.objectives.teacher import teacher_of
 from embodied.policies.policy_file import load_policy, read_description
 from embodied.session import Session
 from embodied.summaries import without_timings
 from embodied.training.checkpoint import checkpoint_paths, find_checkpoint
 from embodied.training.distillation import Distillation, DistillationJob, stores_of, student_settings
+from embodied.training.job import run_on_processes
 from embodied.training.learner import Learner
 from embodied.training.loop import Training
 
@@ -40,11 +42,7 @@ OBJECTIVES = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "toy.zarr"
-    with EpisodeStore.create(path, toy_spec(), expected_episodes=8, provenance={}) as store:
-        for episode in toy_episodes(8):
-            store.commit(episode)
-    return path
+    return make_store(tmp_path_factory.mktemp("data") / "toy.zarr", toy_episodes(8))
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +151,6 @@ def test_an_objectives_own_networks_are_trained_and_resumed_but_not_deployed(tmp
     def training():
         policy, about = load_policy(teacher)
         student, _ = distillation(tmp_path, store, teacher)._make_learner(None)
-        from embodied.policies.objectives.teacher import teacher_of
-
         objective = WithDiscriminator(teacher_of(policy, about.policy["name"]))
         return Training(Distillation(student.policy, objective), SETTINGS, 0, tmp_path), about
 
@@ -182,8 +178,6 @@ def test_a_checkpoint_from_before_there_were_learners_is_continued(tmp_path, sto
 
 @pytest.mark.heavy
 def test_two_processes_are_given_the_same_targets(tmp_path, store, teacher):
-    from embodied.training.job import run_on_processes
-
     settings = dataclasses.replace(SETTINGS, steps=3, processes=2, validation_share=0.0)
     result = run_on_processes(distillation(tmp_path, store, teacher, settings=settings), quiet)
     assert result["steps"] == 3 and np.isfinite(result["loss"])

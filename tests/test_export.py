@@ -12,6 +12,7 @@ from toy_policies import DIFFUSION, SDP, TINY, toy_policy, toy_stream
 from toy_specs import absolute_spec
 
 from embodied.errors import UserError
+from embodied.policies.exported_programs import exported_programs
 from embodied.policies.policy_file import PolicyDescription, save_policy
 from embodied.session import Session
 
@@ -165,13 +166,13 @@ def test_a_memory_of_relative_actions_is_not_exported(policy):
     with pytest.raises(
         UserError, match="not relative, for an export .*follow the moving reference; found .*chunk_relative"
     ):
-        built.exported_programs()
+        exported_programs(built)
 
 
 def test_what_a_caller_must_know_stands_beside_the_programs(checkpoint):
     """Tables of the scales by the number of executed actions, as a session uses them."""
     policy = toy_policy(SETTINGS)
-    cycle = policy.exported_programs()[1]
+    cycle = exported_programs(policy)[1]
     signal, noise_scale = policy.raising(torch.device("cpu"))
     assert torch.equal(cycle.constants["signal_by_executed"], signal)
     assert torch.equal(cycle.constants["noise_scale_by_executed"], noise_scale)

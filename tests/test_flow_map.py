@@ -20,6 +20,7 @@ from toy_specs import toy_spec
 from embodied.catalog import NETWORKS, PATHS, lookup
 from embodied.errors import UserError
 from embodied.policies.engines.engine import PARITY
+from embodied.policies.exported_programs import exported_programs
 from embodied.session import Session
 from embodied.training.distillation import OUTPUT, take_weights
 
@@ -181,7 +182,7 @@ def test_its_parts_are_timed_and_its_program_takes_batches():
     policy = toy_policy(FLOW_MAP)
     observation = toy_stream(0, 1)[0]
     assert policy.timed_parts([observation] * 2)["network_call"]().shape == (1, H, A)
-    (program,) = policy.exported_programs()
+    (program,) = exported_programs(policy)
     assert program.name == "sampling" and list(program.inputs) == ["noise", "state_history"]
     noise, history = normal(3, H, A), normal(3, 2, toy_spec().state_size, seed=1)
     with torch.no_grad():

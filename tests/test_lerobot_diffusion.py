@@ -83,6 +83,8 @@ def test_a_chunk_is_timed_with_all_its_calls(policy):
 
 
 def test_what_does_not_fit_is_named(folder, tmp_path):
+    with pytest.raises(UserError, match="a LeRobot checkpoint folder at .*absent"):
+        LeRobotDiffusion(toy_spec(), str(tmp_path / "absent"))
     with pytest.raises(UserError, match=r"see lerobot.observation, lerobot.environment_state"):
         LeRobotDiffusion(toy_spec(), str(folder))
     with pytest.raises(UserError, match="names of state vectors of toy/reach_absolute in lerobot.observation.*'pont'"):

@@ -2,6 +2,9 @@
 
 import copy
 import os
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +13,6 @@ from torch import nn
 from embodied.policies.engines import onnx_runtime, program_cache
 from embodied.policies.engines.onnx_runtime import OnnxRuntimeEngine
 from embodied.policies.engines.program_cache import FOLDER_VARIABLE, keep_program, program_key, read_program
-from embodied.policies.noise_path import Move
 
 X = (torch.zeros(1, 3),)
 
@@ -62,11 +64,33 @@ def test_a_key_is_of_weights_settings_types_and_versions():
     assert len({same, *others}) == 7
 
 
-def test_a_key_is_of_the_code(monkeypatch):
-    move = Move(clip=True, **dict.fromkeys(("clean_from_noisy", "next_from_clean"), torch.ones(2, 1)))
-    before = program_key(move, X)
-    monkeypatch.setattr(program_cache.inspect, "getsource", lambda module: "something else")
-    assert program_key(move, X) != before
+@pytest.mark.parametrize("changed", ["network", "base"])
+def test_a_key_is_of_the_files_that_its_classes_and_their_bases_are_written_in(changed, monkeypatch, tmp_path):
+    files = {
+        "base": "from torch import nn\nclass Base(nn.Module):\n    pass\n",
+        "network": "from embodied.written_base import Base\nclass Network(Base):\n    pass\n",
+    }
+
+    def key():
+        for name, source in files.items():
+            (tmp_path / f"{name}.py").write_text(source)
+            spec = spec_from_file_location(f"embodied.written_{name}", tmp_path / f"{name}.py")
+            module = module_from_spec(spec)
+            monkeypatch.setitem(sys.modules, spec.name, module)
+            exec(source, vars(module))
+        return program_key(module.Network(), X)
+
+    before = key()
+    assert key() == before
+    files[changed] += "# otherwise\n"
+    assert key() != before
+
+
+def test_what_another_exporter_made_is_not_taken(exports, monkeypatch):
+    OnnxRuntimeEngine().compile(Doubled(), X)
+    monkeypatch.setattr(onnx_runtime, "inspect", SimpleNamespace(getsource=lambda module: "translates otherwise"))
+    OnnxRuntimeEngine().compile(Doubled(), X)
+    assert len(exports) == 2
 
 
 def test_it_is_exported_once_and_then_read(exports, folder):
@@ -111,3 +135,25 @@ def test_nothing_is_kept_where_the_variable_is_empty_or_the_disk_takes_nothing(m
         monkeypatch.setenv(FOLDER_VARIABLE, folder)
         keep_program("a", b"1")
         assert read_program("a") is None
+
+
+def test_a_program_that_the_disk_does_not_take_leaves_nothing(monkeypatch, folder):
+    def full(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(program_cache.os, "replace", full)
+    keep_program("a", b"1")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_damaged_program_that_cannot_be_removed_is_exported_again(exports, monkeypatch, folder):
+    OnnxRuntimeEngine().compile(Doubled(), X)
+    (path,) = folder.iterdir()
+    path.write_bytes(b"torn")
+
+    def refused(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(program_cache.Path, "unlink", refused)
+    assert torch.equal(OnnxRuntimeEngine().compile(Doubled(), X)(torch.ones(1, 3))[0], torch.full((1, 3), 2.0))
+    assert len(exports) == 2

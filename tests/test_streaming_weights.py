@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from toy_policies import DIFFUSION, RNR, SDP, STREAMING_FLOW, TINY, toy_policy, toy_stream
+from toy_policies import DIFFUSION, FLOW_MAP, RNR, SDP, STREAMING_FLOW, TINY, toy_policy, toy_stream
 from toy_specs import toy_spec
 
 from embodied.errors import UserError
@@ -72,6 +72,12 @@ def test_a_training_without_whole_chunks_at_one_level_is_refused(checkpoint, tmp
     checkpoint(settings)
     with pytest.raises(UserError, match=re.escape(found)):
         load_configured(tmp_path, {"sampler": "ddim", "calls": 4})
+
+
+def test_weights_of_jumps_have_no_sampler_to_choose(checkpoint, tmp_path):
+    checkpoint(FLOW_MAP)
+    with pytest.raises(UserError, match=re.escape("a run-time setting of FlowMapPolicy; found policy.sampler")):
+        load_configured(tmp_path, {"sampler": "euler"})
 
 
 def test_settings_of_streaming_are_none_of_the_sampler(checkpoint, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy_policies import SDP, TINY
 from toy_specs import absolute_spec, toy_episodes, toy_spec
+from toy_stores import make_store
 
 from embodied.datasets.episode_store import EpisodeStore
 from embodied.datasets.window_sampler import WindowSampler, split_episodes
@@ -49,11 +50,7 @@ SETTINGS = TrainingSettings(
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "toy.zarr"
-    with EpisodeStore.create(path, toy_spec(), expected_episodes=8, provenance={}) as store:
-        for episode in toy_episodes(8):
-            store.commit(episode)
-    return path
+    return make_store(tmp_path_factory.mktemp("data") / "toy.zarr", toy_episodes(8))
 
 
 def job(folder, store, settings=SETTINGS, **changes):

@@ -13,6 +13,7 @@ from pusht_data import made_arrays, write_zarr_v2
 from safetensors.torch import load_file
 from test_training import job, quiet
 from toy_specs import toy_episodes, toy_spec
+from toy_stores import make_store
 
 from embodied.cli import main
 from embodied.commands import train
@@ -22,15 +23,6 @@ from embodied.errors import UserError
 from embodied.policies.policy_file import load_policy
 from embodied.training.checkpoint import find_checkpoint
 from embodied.training.data import DataSettings, TrainingData
-
-
-def make_store(path, episodes, spec=None, complete=True):
-    spec = toy_spec() if spec is None else spec
-    planned = len(episodes) + (not complete)
-    with EpisodeStore.create(path, spec, expected_episodes=planned, provenance={}) as store:
-        for episode in episodes:
-            store.commit(dataclasses.replace(episode, task=spec.task))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from embodied.commands.latency_cells import LatencyCell, built_policy
 from embodied.policies.engines.onnx_export import export_onnx
-from embodied.policies.programs import ExportedProgram
+from embodied.policies.exported_programs import ExportedProgram, exported_programs
 
 RUNS = 500
 
@@ -79,7 +79,7 @@ def main(network: str = "transformer_small", policy: str = "sdp") -> None:
     cell = LatencyCell(
         network, policy, {}, "eager", state_size=32, action_size=7, observations=1, threads=1, device="cpu"
     )
-    for program in built_policy(cell).exported_programs():
+    for program in exported_programs(built_policy(cell)):
         Console().print(profiled(program))
 
 

@@ -16,10 +16,10 @@ from embodied.commands.training_run import (
     evaluate_last,
     method_hash,
     named_stores,
-    plain,
     train_with_progress,
     training_settings,
 )
+from embodied.configuration import plain
 from embodied.console import say
 from embodied.errors import UserError
 from embodied.fingerprint import fingerprint
@@ -52,7 +52,7 @@ def run(config: DictConfig) -> Path:
     teacher, description = load_policy(checkpoint)
     config = config.copy()
     with open_dict(config):  # the teacher is what its weights are, under whatever path
-        config.teacher_weights = fingerprint(str(checkpoint / WEIGHTS))
+        config.teacher_weights = fingerprint(checkpoint / WEIGHTS)
     stem = f"{description.spec.task}-{config.objective.name}-{description.network['name']}-seed{config.seed}"
     volatile = ("teacher", *WHERE_EVALUATED, *HOW_READ)
     directory = RunDirectory.open("distill", stem, config, volatile=volatile)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from embodied.catalog import CHUNK_EXECUTOR, in_words, make_executor, make_expert, make_task
 from embodied.commands.collect import with_teacher_content
+from embodied.configuration import plain
 from embodied.errors import UserError
 from embodied.evaluation.expert_policy import ExpertPolicy
 from embodied.evaluation.latency import latency_summary, measure_latency
@@ -22,7 +22,7 @@ from embodied.fingerprint import fingerprint
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.lerobot_diffusion import LeRobotDiffusion
 from embodied.policies.policy_file import WEIGHTS, PolicyDescription, load_configured
-from embodied.protocols import Policy, Task
+from embodied.protocols import Policy, Task, TimedPolicy
 from embodied.serving.access import API_KEY_VARIABLE
 from embodied.training.checkpoint import find_checkpoint
 from embodied.types import Json, Observation, Rollout, TaskSpec
@@ -86,12 +86,12 @@ def evaluated_policy(config: DictConfig) -> EvaluatedPolicy:
 
 def _checkpoint(config: DictConfig) -> EvaluatedPolicy:
     checkpoint = resolved_checkpoint(config.run, config.run_root)
-    executor = _plain(config.executor)
+    executor = plain(config.executor)
     settings = {name: value for name, value in config.policy.items() if value is not None}
     policy, description = load_configured(checkpoint, settings)
     # The weights' hash makes the run's name: the same checkpoint under another path is the same evaluation, and a
     # retrained one is not. So do the settings that hold, whether they were given or are the checkpoint's own.
-    weights = hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
+    weights = fingerprint(checkpoint / WEIGHTS)
     run_time = {name: getattr(policy, name) for name in policy.run_time_settings}
     steps = _steps_between_chunks(policy, executor)
     label = _label(policy, executor)
@@ -102,9 +102,7 @@ def _checkpoint(config: DictConfig) -> EvaluatedPolicy:
         identity={"weights": weights, "setting": policy.label, "run_time": run_time},
         facts={**_facts(policy, description, checkpoint, steps), "executor": executor},
         make_policy=functools.partial(make_policy, checkpoint.absolute(), settings),
-        latency=lambda rollout: measure_latency(
-            policy, observations_of(rollout), config.latency_observations, steps_between_chunks=steps
-        ),
+        latency=functools.partial(_measured_latency, policy, config.latency_observations, steps),
     )
 
 
@@ -181,11 +179,11 @@ def _facts(
 
 
 def _server(config: DictConfig) -> EvaluatedPolicy:
-    settings = ServerSettings(**_plain(config.server), api_key=os.environ.get(API_KEY_VARIABLE))
-    task = _plain(config.task)
+    settings = ServerSettings(**plain(config.server), api_key=os.environ.get(API_KEY_VARIABLE))
+    task = plain(config.task)
     spec = task_spec(task)
     policy = RemotePolicy(spec, settings)
-    executor = _plain(config.executor)
+    executor = plain(config.executor)
     return EvaluatedPolicy(
         stem=f"{spec.task}-server",
         label=_label(policy, executor),
@@ -203,7 +201,7 @@ def _remote_policy(settings: ServerSettings, task: Task) -> RemotePolicy:
 
 
 def _lerobot(config: DictConfig) -> EvaluatedPolicy:
-    task, executor, settings = _plain(config.task), _plain(config.executor), _plain(config.lerobot)
+    task, executor, settings = plain(config.task), plain(config.executor), plain(config.lerobot)
     spec = task_spec(task)
     policy = LeRobotDiffusion(spec, **settings)
     steps = _steps_between_chunks(policy, executor)
@@ -223,9 +221,7 @@ def _lerobot(config: DictConfig) -> EvaluatedPolicy:
             "executor": executor,
         },
         make_policy=functools.partial(_lerobot_policy, settings),
-        latency=lambda rollout: measure_latency(
-            policy, observations_of(rollout), config.latency_observations, steps_between_chunks=steps
-        ),
+        latency=functools.partial(_measured_latency, policy, config.latency_observations, steps),
     )
 
 
@@ -239,7 +235,7 @@ def _lerobot_policy(settings: Json, task: Task) -> LeRobotDiffusion:
 
 def _expert(config: DictConfig) -> EvaluatedPolicy:
     config = with_teacher_content(config)
-    task, expert, executor = _plain(config.task), _plain(config.expert), _plain(config.executor)
+    task, expert, executor = plain(config.task), plain(config.expert), plain(config.executor)
     label = f"expert {expert['name']}"
     built = make_task(task)
     try:
@@ -257,10 +253,6 @@ def _expert(config: DictConfig) -> EvaluatedPolicy:
         make_policy=functools.partial(_expert_policy, expert, label),
         latency=functools.partial(_latency_of, _steps_between_chunks(policy, executor)),
     )
-
-
-def _plain(config: DictConfig) -> Json:
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def _expert_policy(expert: Json, label: str, task: Task) -> ExpertPolicy:
@@ -294,6 +286,11 @@ def _foreign_facts(kind: str, source: str, policy: Policy, spec: TaskSpec) -> Js
         "network_calls_per_action": None,
         "first_observation_calls": None,
     }
+
+
+def _measured_latency(policy: TimedPolicy, observations: int, steps_between_chunks: int, rollout: Rollout) -> Json:
+    """Of so many observations of one episode, alone in this process."""
+    return measure_latency(policy, observations_of(rollout), observations, steps_between_chunks=steps_between_chunks)
 
 
 def _latency_of(steps_between_chunks: int, rollout: Rollout) -> Json:

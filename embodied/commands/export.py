@@ -14,14 +14,14 @@ from torch import Tensor
 from embodied.catalog import nearest
 from embodied.commands.evaluated_policy import resolved_checkpoint
 from embodied.console import Progress, table
-from embodied.errors import UserError
+from embodied.errors import UserError, first_line
 from embodied.policies.denoising_policy import DenoisingPolicy
 from embodied.policies.engines.engine import PARITY, Program, checked_parity
 from embodied.policies.engines.onnx_export import OPSET, export_onnx
 from embodied.policies.engines.onnx_runtime import OnnxProgram, check_installed
 from embodied.policies.engines.torch_export import export_torch
+from embodied.policies.exported_programs import ExportedProgram, exported_programs
 from embodied.policies.policy_file import DESCRIPTION, load_configured
-from embodied.policies.programs import ExportedProgram
 from embodied.run_directory import RunDirectory
 from embodied.types import Json
 
@@ -50,7 +50,7 @@ def run(config: DictConfig) -> Path:
     stem = f"{description.spec.task}-{description.network['name']}-{policy.label}-{config.format}"
     directory = RunDirectory.open("export", stem, config)
     with directory.lock():
-        programs = policy.exported_programs()
+        programs = exported_programs(policy)
         rows = []
         with Progress(f"export {config.format}", len(programs), "programs") as progress:
             try:
@@ -89,7 +89,7 @@ def _exported(program: ExportedProgram, format: str, folder: Path) -> Json:
         path.unlink(missing_ok=True)
         raise UserError(
             expected=f"a program that {format} can hold",
-            found=f"{program.name}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}",
+            found=f"{program.name}: {first_line(error)}",
             remedy="export to the other format, or use another network",
         ) from error
     return {

@@ -17,10 +17,10 @@ from embodied.commands.training_run import (
     evaluate_last,
     method_hash,
     named_stores,
-    plain,
     train_with_progress,
     training_settings,
 )
+from embodied.configuration import plain
 from embodied.console import say
 from embodied.fingerprint import fingerprint
 from embodied.policies.policy_file import build_policy, read_description

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from embodied.commands import eval as eval_command
-from embodied.configuration import check
+from embodied.configuration import check, plain
 from embodied.console import Progress, say
 from embodied.errors import UserError
 from embodied.run_directory import VOLATILE, RunDirectory, config_hash
@@ -26,10 +26,6 @@ from embodied.types import Json
 SHARED_RUN_KEYS = ("run_root", "workers")
 HOW_READ = ("data.image_cache", "data.image_cache_gb", "data.read_ahead")
 WHERE_EVALUATED = tuple(f"eval.{key}" for key in eval_command.HOW)
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def training_settings(config: DictConfig) -> TrainingSettings:

@@ -28,9 +28,7 @@ class CudaGraphEngine:
         program = _GraphProgram(module)
         try:
             checked_parity(self.name, module, program, inputs)
-        except (
-            RuntimeError
-        ) as error:  # what cannot be captured: a wait for the device, another stream, too little memory
+        except RuntimeError as error:  # it cannot be captured: a wait for the device, another stream, too little memory
             raise cannot_run(self.name, module, error) from error
         return program
 

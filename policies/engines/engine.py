@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from embodied.errors import MisfitError
+from embodied.errors import MisfitError, first_line
 
 # Takes the inputs of the module that it was made from, and gives what that gives.
 Program = Callable[..., tuple[Tensor, ...]]
@@ -46,10 +46,9 @@ def not_installed(wanted: str, package: str) -> MisfitError:
 
 
 def cannot_run(engine: str, module: nn.Module, error: Exception) -> MisfitError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
     return MisfitError(
         expected=f"a program that engine {engine} can run",
-        found=f"{type(module).__name__}: {reason[0][:200]}",
+        found=f"{type(module).__name__}: {first_line(error)}",
         remedy="use policy.engine=eager, or another network",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import inspect
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from embodied.errors import MisfitError, UserError
+from embodied.policies.engines import onnx_export
 from embodied.policies.engines.engine import Program, cannot_run, checked_parity, not_installed
-from embodied.policies.engines.onnx_export import OPSET, export_onnx
+from embodied.policies.engines.onnx_export import export_onnx
 from embodied.policies.engines.program_cache import drop_program, keep_program, program_key, read_program
 
 
@@ -60,9 +62,10 @@ class OnnxRuntimeEngine:
 
 
 def _versions() -> Iterator[str]:
+    """Of what turns a module into a program."""
     for package in ("torch", "onnx", "onnxscript"):
         yield f"{package} {importlib.metadata.version(package)}"
-    yield f"opset {OPSET}"
+    yield inspect.getsource(onnx_export)
 
 
 def check_installed(wanted: str) -> None:

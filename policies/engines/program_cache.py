@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -30,8 +32,11 @@ def cache_folder() -> Path | None:
 
 
 def program_key(module: nn.Module, inputs: Sequence[Tensor], *versions: str) -> str:
-    """A hash of the module's weights, constants, settings and code, of the inputs' types, and of the versions of what
-    exports it."""
+    """A hash of all that makes the module, of the inputs' types, and of the versions of what exports it.
+
+    Of the module these are weights, constants, settings, and where its classes and their bases are written: the files
+    in this package, the versions of others.
+    """
     digest = hashlib.sha256()
     for part in _description(module, inputs, versions):
         digest.update(part if isinstance(part, bytes) else part.encode())
@@ -43,14 +48,15 @@ def _description(module: nn.Module, inputs: Sequence[Tensor], versions: Sequence
     yield from versions
     for x in inputs:
         yield f"{x.dtype} {tuple(x.shape[1:])}"
-    classes = set()
     for name, part in module.named_modules(remove_duplicate=False):
         settings = {key: value for key, value in sorted(vars(part).items()) if isinstance(value, _PLAIN)}
         yield f"{name} {type(part).__module__}.{type(part).__qualname__} {settings}"
-        classes.add(type(part))
-    for kind in sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__)):
-        if kind.__module__.startswith("embodied."):
-            yield inspect.getsource(inspect.getmodule(kind) or kind)
+    files = {kind.__module__ for part in module.modules() for kind in type(part).__mro__}
+    for name in sorted(files):
+        if name.startswith("embodied."):
+            yield inspect.getsource(sys.modules[name])
+    for package in sorted({name.partition(".")[0] for name in files}):  # timm's, for one
+        yield f"{package} {getattr(sys.modules[package], '__version__', '')}"
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         yield f"{name} {tensor.dtype} {tuple(tensor.shape)}"
         yield tensor.detach().cpu().contiguous().numpy().tobytes()
@@ -77,19 +83,21 @@ def keep_program(key: str, program: bytes) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=folder, delete_on_close=False) as file:
             file.write(program)
-        os.replace(file.name, folder / (key + SUFFIX))
+            file.close()
+            os.replace(file.name, folder / (key + SUFFIX))
         _evict(folder)
     except OSError:
         return
 
 
 def drop_program(key: str) -> None:
-    """It is not what it should be."""
+    """It is not what it should be. A disk from which nothing can be removed is no error."""
     folder = cache_folder()
     if folder is not None:
-        (folder / (key + SUFFIX)).unlink(missing_ok=True)
+        with suppress(OSError):
+            (folder / (key + SUFFIX)).unlink()
 
 
 def _evict(folder: Path) -> None:
