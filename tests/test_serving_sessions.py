@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 from serving_policies import TellingPolicy, WaitingPolicy, toy_observation
 from toy_policies import DIFFUSION, SDP, toy_policy, toy_stream
 
@@ -364,6 +365,30 @@ def test_a_swapped_checkpoint_goes_on_with_the_sessions():
         answer = ask(sessions)
     assert answer.policy == "def" and answer.episode == 1
     assert answer.asked_s == pytest.approx(0.8) and answer.chunk.actions[0, 1] == 0
+
+
+class ThreadCountingPolicy(TellingPolicy):
+    """Notes with how many threads of torch each step runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.threads = set()
+
+    def step(self, histories, states, executed):
+        self.threads.add(torch.get_num_threads())
+        return super().step(histories, states, executed)
+
+
+def test_a_swapped_checkpoint_is_warmed_up_with_as_many_threads_as_it_is_served_with():
+    before, others = torch.get_num_threads(), ThreadCountingPolicy()
+    try:
+        torch.set_num_threads(3)  # of whoever swaps: not the thread that computes
+        with serving(TellingPolicy(), threads=2) as sessions:
+            sessions.swap(others, "def", toy_observation())
+            ask(sessions)
+        assert others.threads == {2} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_checkpoint_of_another_spec_is_not_swapped_in():

@@ -97,7 +97,7 @@ class Sessions:
         self.is_ready = True
 
     def _warm_up(self, observation: Observation) -> None:
-        self._inference.costs = warm_up(self.policy, self._inference.costs.sizes, observation)
+        self._inference.costs = warm_up(self.policy, self._inference.costs.sizes, observation, self.settings.threads)
 
     def stop(self) -> None:
         """Answer what waits, then end the thread. Whoever asks afterwards is refused."""
@@ -295,7 +295,7 @@ class Sessions:
             UserError: the other policy has another spec, or cannot act. The present one goes on then.
         """
         check_exchangeable(policy, self.policy)
-        costs = warm_up(policy, self._inference.costs.sizes, observation)
+        costs = warm_up(policy, self._inference.costs.sizes, observation, self.settings.threads)
 
         def replace() -> None:
             with self._lock:
