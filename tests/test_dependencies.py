@@ -29,7 +29,7 @@ ROWS = (
     ("training", "evaluation", "serving", "replay", "collection", "benchmarks", "conversion"),
     ("policies", "sim", "datasets"),
     ("robot",),
-    ("ray_pool", "client", "session_file"),
+    ("ray_pool", "client", "session_files"),
     (
         *("normalize", "executors", "session", "wire", "fingerprint"),
         *("process_pool", "hang_watchdog", "episode_recorder", "console", "summaries", "schemas", "conf"),

@@ -29,7 +29,10 @@ from embodied.serving.served_session import Frame
 from embodied.serving.session_recorder import SessionRecorder
 from embodied.serving.sessions import Sessions, SessionSettings
 from embodied.serving.warm_up import made_observation
-from embodied.session_file import SessionHeader, SessionReader, SessionWriter, read_session, session_files
+from embodied.session_files.layout import session_files
+from embodied.session_files.reader import SessionReader, read_session
+from embodied.session_files.saved_session import SessionHeader
+from embodied.session_files.writer import SessionWriter
 from embodied.summaries import validate_summary
 from embodied.types import ActionChunk, Preview
 

@@ -24,7 +24,7 @@ from embodied.replay.session_recording import write_session
 from embodied.serving.answers import Answer, Timings
 from embodied.serving.recorder import ExecutedActions, RecordedRequest, RecordedSend, SessionEnd
 from embodied.serving.session_recorder import SessionRecorder
-from embodied.session_file import read_session
+from embodied.session_files.reader import read_session
 from embodied.summaries import validate_summary
 from embodied.types import ActionChunk, Observation, Preview
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from embodied.catalog import make_task
-from embodied.commands.replay_sessions import SESSIONS, chosen_session, follow, is_session_file, write_recording_of
+from embodied.commands.replay_sessions import SESSIONS, chosen_session, follow, write_recording_of
 from embodied.console import say
 from embodied.datasets.open_store import is_store, open_store
 from embodied.errors import UserError
@@ -17,7 +17,7 @@ from embodied.replay.recording import write_demonstration, write_recording
 from embodied.replay.rollout_file import load_rollout, read_start_id
 from embodied.replay.viewer import how_to_view, open_recording
 from embodied.run_directory import RunDirectory, find_run
-from embodied.session_file import session_name
+from embodied.session_files.layout import is_session_file, session_name
 from embodied.summaries import read_summary
 from embodied.types import Episode, Json
 

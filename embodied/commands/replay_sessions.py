@@ -16,16 +16,14 @@ from embodied.replay.live_sessions import SessionFollower, stream_to_viewer
 from embodied.replay.session_recording import session_facts, write_session
 from embodied.replay.viewer import has_screen, start_viewer
 from embodied.run_directory import SUMMARY
-from embodied.session_file import OPEN_SUFFIX, SUFFIX, SavedSession, read_session, session_files, session_name
+from embodied.session_files.layout import session_files, session_name
+from embodied.session_files.reader import read_session
+from embodied.session_files.saved_session import SavedSession
 from embodied.types import Json
 
 SESSIONS = "sessions"  # folder of a run of embodied serve
 LOOK_S = 0.25  # between two looks at a running server's files
 COUNTED = ("session", "episode", "requests", "refused", "stale", "late", "executed_actions", "lost_records", "end")
-
-
-def is_session_file(path: Path) -> bool:
-    return path.is_file() and path.name.endswith((SUFFIX, OPEN_SUFFIX))
 
 
 def chosen_session(folder: Path, name: object) -> Path:

@@ -16,7 +16,7 @@ from embodied.run_directory import RunDirectory
 from embodied.serving.metrics import ServingMetrics
 from embodied.serving.recorder import RecordingQueue
 from embodied.serving.session_recorder import SessionRecorder
-from embodied.session_file import SessionHeader
+from embodied.session_files.saved_session import SessionHeader
 from embodied.types import Json
 
 SESSIONS = "sessions"  # folder of the run

@@ -11,7 +11,9 @@ import rerun as rr
 from embodied.replay.recording import APPLICATION
 from embodied.replay.session_layout import session_blueprint
 from embodied.replay.session_recording import SessionLogger
-from embodied.session_file import MAGIC, SavedSession, SessionReader, session_files, session_name
+from embodied.session_files.layout import MAGIC, session_files, session_name
+from embodied.session_files.reader import SessionReader
+from embodied.session_files.saved_session import SavedSession
 
 
 @dataclass

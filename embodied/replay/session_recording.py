@@ -14,7 +14,7 @@ import rerun as rr
 from embodied.replay import layout
 from embodied.replay.recording import JPEG_QUALITY, action_series, recording_file
 from embodied.replay.session_layout import EVENTS, LATENCY, NOISE, session_blueprint, state_entity
-from embodied.session_file import SavedRequest, SavedSession
+from embodied.session_files.saved_session import SavedRequest, SavedSession
 from embodied.types import ActionChunk, TaskSpec
 
 _GREEN, _ORANGE, _PINK, _RED, _GREY = (70, 200, 120), (255, 170, 40), (235, 80, 160), (240, 60, 60), (150, 150, 150)

@@ -18,15 +18,13 @@ from embodied.protocols import Policy
 from embodied.serving.answers import Answer
 from embodied.serving.batching import StepCosts
 from embodied.serving.collector import IdleCollector
-from embodied.serving.requests import PendingRequest
+from embodied.serving.requests import Outcome, PendingRequest
 from embodied.serving.served_session import ComputedChunk
 from embodied.session import PreparedStep, act_together
 from embodied.types import ActionChunk
 
 LOG = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.1  # without a request the thread looks after the garbage this often
-
-Outcome = tuple[PendingRequest, Answer | Exception]
 
 
 class InferenceThread:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from embodied.errors import UserError
 from embodied.serving.answers import Answer, Timings
 from embodied.serving.recorder import ExecutedActions
 from embodied.serving.served_session import ComputedChunk, Frame, ServedSession
@@ -66,3 +67,20 @@ class PendingRequest:
         session.observe_late(self.frame, self.asked_s)
         waited_ms = 1000 * (now_s - self.received_s)
         return self.answer(newest, policy, now_s, queue_ms=waited_ms, reason=reason, repeated=False)
+
+    def superseded(self, by: str, policy: str, now_s: float) -> Answer | UserError | None:
+        """What it gets now that something newer has come: as `earlier_answer`, else a refusal that names it.
+
+        None if it has its answer already.
+        """
+        if self.is_answered:
+            return None
+        if (answer := self.earlier_answer("superseded", policy, now_s)) is not None:
+            return answer
+        self.is_answered = True
+        return UserError(
+            expected="one request at a time", found=by, remedy="wait for an answer before the next request"
+        )
+
+
+Outcome = tuple[PendingRequest, Answer | Exception]  # a request and what it gets

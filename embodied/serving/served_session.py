@@ -51,6 +51,7 @@ class ServedSession:
         self._policy, self._seed, self._repeats_history = policy, seed, repeats_history
         self.episode = 0
         self.episode_id: object = None  # what the robot calls its episode
+        self._heard_s: float | None = None  # when its newest request came, by the server's clock
         self.reset()
 
     def reset(self, seed: int | None = None) -> None:
@@ -70,6 +71,11 @@ class ServedSession:
         self._asked_before_s: float | None = None
         self._seen_s: float | None = None
         self._has_lost_frame = False  # since the newest one that was seen
+
+    def heard_from(self, now_s: float) -> float:
+        """Note that a request has come. Returns how long none had, in s; 0 for the first."""
+        before_s, self._heard_s = self._heard_s, now_s
+        return 0.0 if before_s is None else now_s - before_s
 
     def lost_frame(self) -> None:
         """A frame came that is of no use: the gap that it leaves is no fault of the next one."""

@@ -7,13 +7,17 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from embodied.errors import UserError
 from embodied.serving.answers import Answer
 from embodied.serving.recorder import Event, RecordedRequest, RecordedSend, RecordingStopped, SessionEnd
-from embodied.session_file import OPEN_SUFFIX, SUFFIX, SessionHeader, SessionWriter, packed_observation
+from embodied.session_files.layout import OPEN_SUFFIX, SUFFIX
+from embodied.session_files.records import request_record
+from embodied.session_files.saved_session import SavedRequest, SessionHeader
+from embodied.session_files.writer import SessionWriter
 from embodied.types import Json
 
 LOG = logging.getLogger(__name__)
@@ -77,7 +81,7 @@ class SessionRecorder:
         reported = event.reported
         if reported is not None and len(reported.at_s):
             self._append(event.session, {"kind": "executed", "at_s": reported.at_s, "actions": reported.actions})
-        self._append(event.session, _request_record(event))
+        self._append(event.session, request_record(_saved(event)))
         self.counts["requests"] += 1
         self.counts["refused"] += bool(event.refusal)
         if event.answer is not None:
@@ -157,38 +161,31 @@ def _in_words(why: OSError | str, folder: Path) -> str:
     return why if isinstance(why, str) else f"{why.strerror or why} in {folder}"
 
 
-def _request_record(event: RecordedRequest) -> Json:
-    seen = event.observation
-    return {
-        "kind": "request",
-        "received_at_s": event.received_s,
-        "given_at_s": event.given_s,
-        "deadline_at_s": event.deadline_s,
-        "asked_s": event.asked_s,
-        "observation": None if seen is None else packed_observation(seen),
-        "executed": event.executed,
-        "answer": None if event.answer is None else _answer_record(event.answer),
-        "refusal": event.refusal,
-    }
+def _saved(event: RecordedRequest) -> SavedRequest:
+    request = SavedRequest(
+        received_at_s=event.received_s,
+        given_at_s=event.given_s,
+        deadline_at_s=event.deadline_s,
+        asked_s=event.asked_s,
+        observation=event.observation,
+        executed=event.executed,
+        refusal=event.refusal,
+    )
+    return request if event.answer is None else _answered(request, event.answer)
 
 
-def _answer_record(answer: Answer) -> Json:
-    chunk, timings = answer.chunk, answer.timings
-    preview = chunk.preview
-    return {
-        "actions": chunk.actions,
-        "start_s": chunk.start_s,
-        "dt_s": chunk.dt_s,
-        "network_calls": chunk.network_calls,
-        "preview_actions": None if preview is None else preview.actions,
-        "preview_levels": None if preview is None else preview.levels,
-        "observed_s": answer.observed_s,
-        "stale": answer.stale,
-        "late": answer.late,
-        "reason": answer.reason,
-        "history_repeated": answer.history_repeated,
-        "queue_ms": timings.queue_ms,
-        "infer_ms": timings.infer_ms,
-        "batch": timings.batch,
-        "weights": answer.policy,
-    }
+def _answered(request: SavedRequest, answer: Answer) -> SavedRequest:
+    timings = answer.timings
+    return replace(
+        request,
+        chunk=answer.chunk,
+        observed_s=answer.observed_s,
+        stale=answer.stale,
+        late=answer.late,
+        reason=answer.reason,
+        history_repeated=answer.history_repeated,
+        queue_ms=timings.queue_ms,
+        infer_ms=timings.infer_ms,
+        batch=timings.batch,
+        weights=answer.policy,
+    )

@@ -14,17 +14,12 @@ from embodied.serving.batching import StepCosts, batch_sizes
 from embodied.serving.exchange import check_exchangeable
 from embodied.serving.inference import InferenceThread
 from embodied.serving.metrics import ServingMetrics
-from embodied.serving.recorder import (
-    ExecutedActions,
-    RecordedRequest,
-    RecordedSend,
-    RecordingQueue,
-    SessionEnd,
-)
+from embodied.serving.recorder import ExecutedActions, RecordingQueue
 from embodied.serving.registry import SessionRegistry
-from embodied.serving.requests import PendingRequest
+from embodied.serving.requests import Outcome, PendingRequest
 from embodied.serving.served_session import Frame, ServedSession
 from embodied.serving.session_settings import SessionSettings as SessionSettings  # offered here too
+from embodied.serving.telemetry import Telemetry
 from embodied.serving.warm_up import warm_up
 from embodied.types import Observation, TaskSpec
 
@@ -51,24 +46,26 @@ class Sessions:
             weights: what answers say of the policy: the first digits of its weights' hash.
         """
         self.settings = settings
-        self.metrics = metrics or ServingMetrics()
-        self._recording, self._clock = recording, clock
+        self._telemetry, self._clock = Telemetry(metrics, recording, clock), clock
         self._lock = threading.Lock()
         self._registry = SessionRegistry(settings.most_sessions)
         self._waiting: dict[ServedSession, PendingRequest] = {}  # the newest request of each
-        self._last_request_s: dict[ServedSession, float] = {}
         self._inference = InferenceThread(
             policy,
             weights,
             StepCosts(batch_sizes(settings.largest_batch)),
             self._lock,
             threads=settings.threads,
-            finished=self._finished,
+            finished=self._telemetry.finished,
             clock=clock,
         )
         self.metrics.watch_queue(lambda: self._inference.queue_length)
         self.is_ready = False  # warmed up, and not about to end
         self._is_stopped = False
+
+    @property
+    def metrics(self) -> ServingMetrics:
+        return self._telemetry.metrics
 
     @property
     def spec(self) -> TaskSpec:
@@ -97,7 +94,7 @@ class Sessions:
         self.is_ready = True
 
     def _warm_up(self, observation: Observation) -> None:
-        self._inference.costs = warm_up(self.policy, self._inference.costs.sizes, observation)
+        self._inference.costs = warm_up(self.policy, self._inference.costs.sizes, observation, self.settings.threads)
 
     def stop(self) -> None:
         """Answer what waits, then end the thread. Whoever asks afterwards is refused."""
@@ -122,10 +119,9 @@ class Sessions:
         with self._lock:
             session = self._registry.remove(name, owner)
             if session is not None:
-                self._last_request_s.pop(session, None)
                 self._waiting.pop(session, None)
-        if session is not None and self._recording is not None:
-            self._recording.put(SessionEnd(name))
+        if session is not None:
+            self._telemetry.closed(name)
         self.metrics.sessions(self.open_sessions)
 
     def close_all(self, owner: Hashable) -> None:
@@ -148,7 +144,7 @@ class Sessions:
         with self._lock:
             session = self._registry.of(name, owner)
             session.reset(seed)
-            refused = self._superseded(session, None)
+            refused = self._superseded(session)
         self._deliver(refused)
 
     def begin_episode(self, name: str, owner: Hashable, episode_id: object) -> bool:
@@ -174,14 +170,10 @@ class Sessions:
                 refused = self._heard_from(session, now_s)
                 seen_s = session.observe(frame)
         except UserError as error:
-            self._record_refusal(name, now_s, error)
+            self._telemetry.refused(name, now_s, error)
             raise
         self._deliver(refused)
-        if self._recording is not None:
-            seen = frame.observation
-            self._recording.put(
-                RecordedRequest(name, session.episode, seen, seen_s, now_s, now_s, None, None, None, None, "")
-            )
+        self._telemetry.observed(name, session.episode, frame.observation, seen_s, now_s)
 
     def act(
         self,
@@ -265,13 +257,13 @@ class Sessions:
             try:
                 asked_s = session.asked_at(frame, executed)
             except UserError as error:
-                self._record_refusal(name, now_s, error)
+                self._telemetry.refused(name, now_s, error)
                 raise
             pending = PendingRequest(
                 session, frame, earlier, executed, reported, asked_s, now_s, now_s + wait_s, deliver, session.episode
             )
             session.asked(asked_s)
-            refused = self._superseded(session, pending) or refused
+            refused = self._superseded(session, "a newer request of the same session") or refused
             self._waiting[session] = pending
             self._inference.submit(pending)
         self._deliver(refused)
@@ -295,7 +287,7 @@ class Sessions:
             UserError: the other policy has another spec, or cannot act. The present one goes on then.
         """
         check_exchangeable(policy, self.policy)
-        costs = warm_up(policy, self._inference.costs.sizes, observation)
+        costs = warm_up(policy, self._inference.costs.sizes, observation, self.settings.threads)
 
         def replace() -> None:
             with self._lock:
@@ -318,34 +310,23 @@ class Sessions:
                 remedy="look into the server's log, or serve a faster policy",
             )
 
-    def _heard_from(self, session: ServedSession, now_s: float) -> tuple[PendingRequest, Answer | Exception] | None:
+    def _heard_from(self, session: ServedSession, now_s: float) -> Outcome | None:
         """Begin a new episode after a long silence; what a request of the last one gets, if any waits."""
-        last_s = self._last_request_s.get(session, now_s)
-        self._last_request_s[session] = now_s
-        if now_s - last_s <= self.settings.reset_after_s:
+        if session.heard_from(now_s) <= self.settings.reset_after_s:
             return None
         session.reset()
-        return self._superseded(session, None)
+        return self._superseded(session)
 
-    def _superseded(
-        self, session: ServedSession, by: PendingRequest | None
-    ) -> tuple[PendingRequest, Answer | Exception] | None:
-        """What the session's waiting request gets now that a newer one, or a new episode, has come."""
+    def _superseded(self, session: ServedSession, by: str = "a new episode") -> Outcome | None:
+        """What the session's waiting request gets now that something newer has come."""
         pending = self._waiting.pop(session, None)
-        if pending is None or pending.is_answered:
-            return None
-        if (answer := pending.earlier_answer("superseded", self.weights, self._clock())) is not None:
-            return pending, answer
-        pending.is_answered = True
-        found = "a new episode" if by is None else "a newer request of the same session"
-        return pending, UserError(
-            expected="one request at a time", found=found, remedy="wait for an answer before the next request"
-        )
+        outcome = None if pending is None else pending.superseded(by, self.weights, self._clock())
+        return None if pending is None or outcome is None else (pending, outcome)
 
-    def _deliver(self, given: tuple[PendingRequest, Answer | Exception] | None) -> None:
+    def _deliver(self, given: Outcome | None) -> None:
         if given is not None:
             pending, outcome = given
-            self._finished(pending, outcome)
+            self._telemetry.finished(pending, outcome)
             pending.deliver(outcome)
 
     def lost_frame(self, name: str, owner: Hashable) -> None:
@@ -356,41 +337,10 @@ class Sessions:
 
     def refused(self, name: str, owner: Hashable, received_s: float, error: UserError) -> None:
         """A request of this owner could not be read: record it, in its session or else in the owner's own."""
-        if self._recording is not None:
-            with self._lock:
-                session = name if name in self._registry.names_of(owner) else str(owner)
-            self._record_refusal(session, received_s, error)
-
-    def _record_refusal(self, session: str, received_s: float, error: UserError) -> None:
-        if self._recording is not None:
-            now_s = self._clock()
-            self._recording.put(
-                RecordedRequest(session, None, None, None, received_s, now_s, None, None, None, None, str(error))
-            )
+        with self._lock:
+            session = name if name in self._registry.names_of(owner) else str(owner)
+        self._telemetry.refused(session, received_s, error)
 
     def sent(self, name: str, received_s: float) -> None:
         """Record that the answer to the request that came at this time has left."""
-        if self._recording is not None:
-            self._recording.put(RecordedSend(name, received_s, self._clock()))
-
-    def _finished(self, pending: PendingRequest, outcome: Answer | Exception) -> None:
-        """Count and record."""
-        answer = outcome if isinstance(outcome, Answer) else None
-        now_s = self._clock()
-        self.metrics.finished(answer, now_s - pending.received_s)
-        if self._recording is not None:
-            self._recording.put(
-                RecordedRequest(
-                    session=pending.session.name,
-                    episode=pending.episode,
-                    observation=pending.frame.observation,
-                    asked_s=pending.asked_s,
-                    received_s=pending.received_s,
-                    given_s=now_s,
-                    deadline_s=pending.deadline_s,
-                    executed=pending.executed,
-                    reported=pending.reported,
-                    answer=answer,
-                    refusal="" if answer is not None else str(outcome),
-                )
-            )
+        self._telemetry.sent(name, received_s)

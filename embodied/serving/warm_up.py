@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 from embodied.protocols import Policy
 from embodied.serving.batching import StepCosts
@@ -15,18 +17,25 @@ from embodied.types import Json, Observation, TaskSpec
 STEPS = 4  # of each batch size, the first of them of fresh sessions
 
 
-def warm_up(policy: Policy, sizes: Sequence[int], observation: Observation) -> StepCosts:
+def warm_up(policy: Policy, sizes: Sequence[int], observation: Observation, threads: int) -> StepCosts:
     """Step fresh and running sessions in batches of each of these sizes, and measure what that takes.
 
     Args:
         observation: of the policy's spec; its time does not matter.
+        threads: of torch, as when robots are served: a program that an engine makes here keeps as many.
 
     Raises:
         UserError: the policy cannot act.
     """
     costs = StepCosts(sizes)
-    for noted in (StepCosts(sizes), costs):  # the first round compiles, and is no measure
-        for size in sizes:
+    with _torch_threads(threads):
+        _measure(policy, observation, costs)
+    return costs
+
+
+def _measure(policy: Policy, observation: Observation, costs: StepCosts) -> None:
+    for noted in (StepCosts(costs.sizes), costs):  # the first round compiles, and is no measure
+        for size in costs.sizes:
             sessions = [Session(policy) for _ in range(size)]
             for session in sessions:
                 session.reset(0)
@@ -34,7 +43,17 @@ def warm_up(policy: Policy, sizes: Sequence[int], observation: Observation) -> S
                 began_s = time.perf_counter()
                 _step_all(policy, sessions, observation, step)
                 noted.note(step == 0, size, time.perf_counter() - began_s)
-    return costs
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    """In this thread of Python: each has a number of its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _step_all(policy: Policy, sessions: Sequence[Session], observation: Observation, step: int) -> None:

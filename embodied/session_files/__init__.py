@@ -1,0 +1,1 @@
+"""Recordings of served sessions: one file an episode, written while it runs."""
