@@ -9,6 +9,7 @@ import pytest
 from embodied.catalog import TASKS, is_known
 from embodied.commands import bench, bench_matrix
 from embodied.commands.bench_matrix import Cell, read_matrix
+from embodied.commands.matrix_cells import chosen
 from embodied.configuration import check
 from embodied.errors import UserError
 
@@ -89,10 +90,10 @@ def test_only_must_fit_a_cell(one_cell, tmp_path):
 
 def test_only_fits_tasks_and_labels():
     _, cells = read_matrix("policies")
-    images = bench_matrix._chosen(cells, "*, images")
+    images = chosen(cells, "*, images")
     assert {cell.task for cell in images} == {"robosuite/lift", "pusht/pixels"}
-    assert len(bench_matrix._chosen(cells, ["robosuite/lift", "*, images"])) == 3
-    assert bench_matrix._chosen(cells, None) == cells
+    assert len(chosen(cells, ["robosuite/lift", "*, images"])) == 3
+    assert chosen(cells, None) == cells
 
 
 def test_a_damaged_cell_is_named(one_cell, tmp_path):

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from toy_specs import toy_spec
 
 from embodied.catalog import TASKS, is_known
-from embodied.commands.policy_matrix import MATRICES, chosen, parsed_matrix, read_policy_matrix, with_paths
+from embodied.commands.matrix_cells import chosen, filled
+from embodied.commands.policy_matrix import MATRICES, parsed_matrix, read_policy_matrix
 from embodied.configuration import check
 from embodied.errors import UserError
 from embodied.evaluation.episodes import check_delay_fits
@@ -33,7 +34,7 @@ def test_every_training_and_every_cell_is_a_command_that_composes(name):
         assert is_known(TASKS, cell.column.task)
         assert cell.column.places <= PATHS.keys()
         for command, words in (
-            (cell.training.command, with_paths(matrix.training_words(cell.column, cell.training), PATHS)),
+            (cell.training.command, filled(matrix.training_words(cell.column, cell.training), PATHS)),
             ("eval", list(cell.evaluation)),
         ):
             if command in ("train", "eval") and tuple(words) not in tried:
@@ -136,7 +137,7 @@ def test_only_chooses_columns_and_cells_by_patterns():
         *("SDP k=1", "SDP k=2", "SDP k=4", "DDPM-100")
     }
     assert chosen(cells, None) == list(cells)
-    with pytest.raises(UserError, match="columns of the matrix in only=.*'robosuite/sqare'.*did you mean"):
+    with pytest.raises(UserError, match="tasks of the table in only=.*'robosuite/sqare'.*did you mean"):
         chosen(cells, "robosuite/sqare")
 
 
