@@ -88,6 +88,15 @@ def test_only_must_fit_a_cell(one_cell, tmp_path):
         bench.run(bench_config(tmp_path, "what=experts", "only=metaworld/raech-v3"))
 
 
+@pytest.mark.parametrize("word", ["list=true", "stage=pages", "plan=ablations", "time_budget_min=5"])
+def test_settings_of_bench_policy_are_not_taken_for_those_of_a_table(one_cell, tmp_path, word):
+    with pytest.raises(
+        UserError, match=f"`embodied bench policies`, a table of runs; found (?i:{word}).*bench policy`"
+    ):
+        bench.run(bench_config(tmp_path, "what=policies", word))
+    assert not (tmp_path / "results").exists()
+
+
 def test_only_fits_tasks_and_labels():
     _, cells = read_matrix("policies")
     images = chosen(cells, "*, images")

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from toy_specs import toy_spec
 
 from embodied.catalog import TASKS, is_known
-from embodied.commands.matrix_cells import chosen, filled
+from embodied.commands.matrix_cells import chosen, filled, shared_words
 from embodied.commands.policy_matrix import MATRICES, parsed_matrix, read_policy_matrix
 from embodied.configuration import check
 from embodied.errors import UserError
@@ -144,3 +144,17 @@ def test_only_chooses_columns_and_cells_by_patterns():
 def test_an_unknown_matrix_is_named():
     with pytest.raises(UserError, match="a plan of bench policy; found 'frontir'; did you mean 'frontier'"):
         read_policy_matrix("frontir")
+
+
+def test_a_run_root_may_hold_the_letters_of_the_overrides_grammar(tmp_path):
+    root = f"{tmp_path}/a=b, {{c}}"
+    words = shared_words(OmegaConf.create({"run_root": root, "workers": None}))
+    config = check("eval", words)
+    assert (config.run_root, config.workers) == (root, None)
+
+
+def test_a_task_is_made_elsewhere_as_it_was_trained_on():
+    entry = data()
+    entry["columns"][0][0]["data"] += ["task.horizon=40"]
+    column = parsed_matrix("changed", entry).columns[0]
+    assert column.task_words == [f"task={column.task}", "task.horizon=40"]

@@ -39,6 +39,7 @@ from embodied.run_directory import RunDirectory
 from embodied.types import Json
 
 PAGE = "README.md"
+OF_BENCH_POLICY = ("plan", "stage", "time_budget_min", "list", "latency_stage")  # which knows them, and these do not
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ def run(config: DictConfig) -> Path:
     """Fill the table that `config.what` names (conf/matrix), as far as `config.only` says.
 
     Raises:
-        UserError: `only` fits no cell, a folder that cannot be written, or, at the end, cells whose runs failed.
+        UserError: settings of `embodied bench policy`, `only` fits no cell, a folder that cannot be written, or, at the
+            end, cells whose runs failed.
     """
+    _check_is_meant(config)
     matrix, cells = read_matrix(config.what)
     wanted = chosen(cells, config.only)
     directory = RunDirectory.open("bench", config.what, config, volatile=("results",))
@@ -110,6 +113,20 @@ def run(config: DictConfig) -> Path:
         say(f"{len(rows)} rows in {folder / PAGE}")
         page = os.path.relpath(folder / PAGE, directory.path)
         return directory.write_summary({"what": config.what, "files": {"table": page}, "rows": rows, "timings": {}})
+
+
+def _check_is_meant(config: DictConfig) -> None:
+    """
+    Raises:
+        UserError: what was set is another command's, which is called nearly the same.
+    """
+    unset = check("bench", [f"what={config.what}"])
+    if foreign := [f"{key}={config[key]}" for key in OF_BENCH_POLICY if config[key] != unset[key]]:
+        raise UserError(
+            expected=f"settings of `embodied bench {config.what}`, a table of runs",
+            found=", ".join(foreign),
+            remedy="leave it out, or give it to `embodied bench policy`: success against latency",
+        )
 
 
 def read_matrix(what: str) -> tuple[str, list[Cell]]:

@@ -20,6 +20,7 @@ from embodied.commands.matrix_cells import filled, places, read_matrix_file, slu
 from embodied.errors import UserError
 
 MATRICES = ("frontier", "closed_loop", "ablations")
+TABLES = ("experts", "policies")  # of conf/matrix too, and benchmarks of their own: `bench_matrix`
 OF_TRAINED_POLICIES = ("train", "distill")  # they evaluate what they trained, and `embodied eval` takes their runs
 
 
@@ -52,6 +53,11 @@ class Column:
     def places(self) -> set[str]:
         """Names of the paths that the user must give."""
         return places(self.data)
+
+    @property
+    def task_words(self) -> list[str]:
+        """Overrides that make the task, as it was trained on, of a command that knows no training of it."""
+        return [f"task={self.task}", *(word for word in self.data if word.startswith("task."))]
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,11 @@ def read_policy_matrix(name: str) -> PolicyMatrix:
         UserError: no such matrix.
     """
     if name not in MATRICES:
-        raise UserError(expected="a plan of bench policy", found=f"'{name}'", remedy=nearest(str(name), MATRICES))
+        raise UserError(
+            expected="a plan of bench policy",
+            found=f"'{name}'",
+            remedy=f"use `embodied bench {name}`" if name in TABLES else nearest(str(name), MATRICES),
+        )
     data = read_matrix_file(name)
     if data.get("like") is not None:
         data = _completed(data, read_matrix_file(data["like"]))

@@ -80,7 +80,7 @@ class Runs:
 
         facts = json.loads((directory / SUMMARY).read_text())
         return [
-            f"task={cell.column.task}",
+            *cell.column.task_words,
             f"lerobot.path={quote(str(checkpoint_folder(directory, facts['steps'])))}",
             f"lerobot.environment_state=[{facts['environment_state']}]",
         ]
