@@ -60,7 +60,8 @@ COMMANDS = {
     ),
     "bench": Command(
         "embodied.commands.bench",
-        "measure: bench sim, collect, kills, data, latency, serve, agreement, delay, policy, experts, policies",
+        "measure: bench sim, collect, kills, data, latency, serve, agreement, delay; bench policy: success against "
+        "latency; bench experts, bench policies: a table of all tasks",
         ("what",),
         verbs=(
             *("agreement", "collect", "data", "delay", "experts", "kills", "latency", "policies", "policy", "serve"),

@@ -1,4 +1,4 @@
-"""Work spread over processes, each with a worker of its own that is built once; results come in the order of items."""
+"""Work spread over processes, each with a worker of its own that is built once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for_futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,15 +109,34 @@ class ProcessPool[Item, Result]:
         Raises:
             UserError: processes die again and again, and nothing is finished between.
         """
+        return self._map(items, lambda tasks: tasks[0])
+
+    def map_as_completed(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+        """As `map`, but each result as soon as it is there. None is far ahead of an item that takes long: the same few
+        are taken ahead.
+
+        Raises:
+            UserError: as `map`.
+        """
+        return self._map(items, _first_completed)
+
+    def _map(
+        self, items: Iterable[Item], next_task: Callable[[Sequence[_Task[Item, Result]]], _Task[Item, Result]]
+    ) -> Iterator[tuple[Item, Result]]:
+        """`next_task` of those that are handed out and not yielded yet, the oldest first."""
         source = iter(items)
-        tasks: deque[_Task[Item, Result]] = deque()
+        tasks: deque[_Task[Item, Result]] = deque()  # from the oldest one that is not yielded on
         deaths = 0
         while True:
+            while tasks and tasks[0].is_yielded:
+                tasks.popleft()
             tasks.extend(_Task(item) for item in itertools.islice(source, LOOK_AHEAD * self.workers - len(tasks)))
             if not tasks:
                 return
             try:
-                result = self._hand_out(tasks).result()
+                self._hand_out(tasks)
+                task = next_task([task for task in tasks if not task.is_yielded])
+                result = task.given.result()
             except BrokenProcessPool as error:
                 deaths += 1
                 if deaths >= MOST_DEATHS:
@@ -129,14 +149,13 @@ class ProcessPool[Item, Result]:
                 self._replace_processes(tasks)
                 continue
             deaths = 0
-            yield tasks.popleft().item, result
+            task.is_yielded = True
+            yield task.item, result
 
-    def _hand_out(self, tasks: deque[_Task[Item, Result]]) -> Future[Result]:
-        """Give the processes what they do not have yet; returns the first task's future."""
-        futures = [task.future or self._executor.submit(_work, task.item) for task in tasks]
-        for task, future in zip(tasks, futures, strict=True):
-            task.future = future
-        return futures[0]
+    def _hand_out(self, tasks: Iterable[_Task[Item, Result]]) -> None:
+        """Give the processes what they do not have yet."""
+        for task in tasks:
+            task.future = task.future or self._executor.submit(_work, task.item)
 
     def _start_processes(self) -> None:
         self._executor = ProcessPoolExecutor(
@@ -169,6 +188,8 @@ class SerialPool[Item, Result]:
         for item in items:
             yield item, self._worker(item)
 
+    map_as_completed = map  # one after another: there is no other order
+
 
 def pool_of[Item, Result](
     make_worker: Callable[[], Callable[[Item], Result]], workers: int | None
@@ -185,3 +206,15 @@ def pool_of[Item, Result](
 class _Task[Item, Result]:
     item: Item
     future: Future[Result] | None = None  # None: not handed out yet
+    is_yielded: bool = False
+
+    @property
+    def given(self) -> Future[Result]:
+        """Of a task that is handed out."""
+        assert self.future is not None
+        return self.future
+
+
+def _first_completed[Item, Result](tasks: Sequence[_Task[Item, Result]]) -> _Task[Item, Result]:
+    wait_for_futures([task.given for task in tasks], return_when=FIRST_COMPLETED)
+    return next(task for task in tasks if task.given.done())

@@ -6,7 +6,8 @@ import importlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -84,26 +85,55 @@ class RayPool[Item, Result]:
         Raises:
             UserError: the task of one item died again and again, on whatever node; or as the worker raises it.
         """
+        return self._map(items, lambda tasks: tasks[0])
+
+    def map_as_completed(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+        """As `map`, but each result as soon as it is there; as `ProcessPool.map_as_completed`.
+
+        Raises:
+            UserError: as `map`.
+        """
+        return self._map(items, self._first_completed)
+
+    def _first_completed(self, tasks: Sequence[_Task[Item]]) -> _Task[Item]:
+        (ready, *_), _ = self._ray.wait([task.reference for task in tasks], num_returns=1)
+        return next(task for task in tasks if task.reference == ready)
+
+    def _map(
+        self, items: Iterable[Item], next_task: Callable[[Sequence[_Task[Item]]], _Task[Item]]
+    ) -> Iterator[tuple[Item, Result]]:
+        """`next_task` of those that are handed out and not yielded yet, the oldest first."""
         errors = self._ray.exceptions
         source = iter(items)
-        pending: deque[tuple[Item, Any]] = deque()
+        tasks: deque[_Task[Item]] = deque()  # from the oldest one that is not yielded on
         while True:
-            for item in itertools.islice(source, LOOK_AHEAD * self.workers - len(pending)):
-                pending.append((item, self._work.remote(self._name, self._make_worker, item)))
-            if not pending:
+            while tasks and tasks[0].is_yielded:
+                tasks.popleft()
+            for item in itertools.islice(source, LOOK_AHEAD * self.workers - len(tasks)):
+                tasks.append(_Task(item, self._work.remote(self._name, self._make_worker, item)))
+            if not tasks:
                 return
-            item, reference = pending.popleft()
+            task = next_task([task for task in tasks if not task.is_yielded])
             try:
-                result = self._ray.get(reference)
+                result = self._ray.get(task.reference)
             except errors.RayTaskError as error:
                 raise error.cause from error
             except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError) as error:
                 raise UserError(
-                    expected=f"a simulation of item {item} that lives to its end",
+                    expected=f"a simulation of item {task.item} that lives to its end",
                     found=f"{MOST_DEATHS + 1} that died ({type(error).__name__})",
                     remedy="look into Ray's logs, free some memory, and give the same command again: it continues",
                 ) from error
-            yield item, result
+            task.is_yielded = True
+            task.reference = None  # Ray need not keep the result
+            yield task.item, result
+
+
+@dataclass
+class _Task[Item]:
+    item: Item
+    reference: Any  # of its result, in Ray
+    is_yielded: bool = False
 
 
 def _work(pool: str, make_worker: Callable[[], Callable[[Any], Any]], item: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from embodied.catalog import TASKS, is_known
 from embodied.commands import bench, bench_matrix
 from embodied.commands.bench_matrix import Cell, read_matrix
+from embodied.commands.matrix_cells import chosen
 from embodied.configuration import check
 from embodied.errors import UserError
 
@@ -87,12 +88,21 @@ def test_only_must_fit_a_cell(one_cell, tmp_path):
         bench.run(bench_config(tmp_path, "what=experts", "only=metaworld/raech-v3"))
 
 
+@pytest.mark.parametrize("word", ["list=true", "stage=pages", "plan=ablations", "time_budget_min=5"])
+def test_settings_of_bench_policy_are_not_taken_for_those_of_a_table(one_cell, tmp_path, word):
+    with pytest.raises(
+        UserError, match=f"`embodied bench policies`, a table of runs; found (?i:{word}).*bench policy`"
+    ):
+        bench.run(bench_config(tmp_path, "what=policies", word))
+    assert not (tmp_path / "results").exists()
+
+
 def test_only_fits_tasks_and_labels():
     _, cells = read_matrix("policies")
-    images = bench_matrix._chosen(cells, "*, images")
+    images = chosen(cells, "*, images")
     assert {cell.task for cell in images} == {"robosuite/lift", "pusht/pixels"}
-    assert len(bench_matrix._chosen(cells, ["robosuite/lift", "*, images"])) == 3
-    assert bench_matrix._chosen(cells, None) == cells
+    assert len(chosen(cells, ["robosuite/lift", "*, images"])) == 3
+    assert chosen(cells, None) == cells
 
 
 def test_a_damaged_cell_is_named(one_cell, tmp_path):

@@ -193,6 +193,8 @@ def test_stages_and_matrices_are_known_by_name(tmp_path):
         command(tmp_path, "stage=sucess")
     with pytest.raises(UserError, match="a plan of bench policy; found 'frontiers'; did you mean 'frontier'"):
         command(tmp_path, "plan=frontiers")
+    with pytest.raises(UserError, match="a plan of bench policy; found 'policies'; use `embodied bench policies`"):
+        command(tmp_path, "plan=policies")
 
 
 def test_a_damaged_file_is_named(world, tmp_path):
@@ -235,27 +237,50 @@ def test_under_conditions_each_method_stands_beside_itself(world, tmp_path, monk
         command(tmp_path, "stage=latency")
 
 
-@pytest.mark.heavy
-def test_a_small_matrix_is_trained_evaluated_and_timed(tmp_path, monkeypatch, capsys):
-    """With the real commands, LeRobot's script among them; a second call finds everything there."""
+REAL_TRAININGS = """
+lerobot: {command: lerobot, overrides: [horizon=16, action_steps=4, history=2, "down_dims=[8,16,32]"]}
+student: {command: distill, teacher: diffusion, overrides: [objective=ode_pair, objective.teacher_calls=3]}
+"""
+REAL_ROWS = """
+- {label: student, training: student, overrides: []}
+- {label: LeRobot, training: lerobot, overrides: [], evaluation: [episodes=1, task.horizon=16]}
+"""
+
+
+@pytest.fixture
+def real(tmp_path, monkeypatch):
+    """A matrix whose commands are run, LeRobot's script among them."""
     entry = yaml.safe_load(MATRIX)
-    entry["columns"] = [[{**entry["columns"][0][0], "training": ["training.steps=5", "training.batch_size=8"]}]]
-    entry["evaluation"] = ["episodes=2", "recordings=0", "latency_observations=5"]
-    entry["trainings"]["lerobot"] = {
-        "command": "lerobot",
-        "overrides": ["horizon=16", "action_steps=4", "history=2", "down_dims=[8,16,32]"],
-    }
-    entry["rows"][0].append({"label": "LeRobot", "training": "lerobot", "overrides": [], "evaluation": ["episodes=1"]})
+    column = entry["columns"][0][0]
+    column["data"].append("task.horizon=100")  # below the task's own
+    column["training"] = ["training.steps=5", "training.batch_size=8"]
+    entry["columns"] = [[column]]
+    entry["evaluation"] = ["episodes=2", "recordings=0", "latency_observations=2"]
+    entry["trainings"] = {name: entry["trainings"][name] for name in ("sdp", "diffusion")}
+    entry["trainings"] |= yaml.safe_load(REAL_TRAININGS)
+    entry["rows"] = [[*entry["rows"][0][:3], *yaml.safe_load(REAL_ROWS)]]
     matrix = policy_matrix.parsed_matrix("small", entry)
     monkeypatch.setattr(bench_policy, "read_policy_matrix", lambda name: matrix)
+    return matrix
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)  # LeRobot's policy takes a hundred calls a chunk, and is warmed up before it is timed
+def test_a_small_matrix_is_trained_evaluated_and_timed(real, tmp_path, capsys):
+    """With a student and LeRobot's policy; a second call finds everything there."""
     summary = json.loads(command(tmp_path).read_text())
-    calls = {row["label"]: row["calls_per_observation"] for row in summary["rows"]}
-    assert calls == {"SDP k=1": 1, "DDIM-1": 1, "DDIM-4": 4, "LeRobot": 100}
-    command(tmp_path, "stage=latency", "latency_stage.observations=5", "latency_stage.rounds=2")
-    timed = Kept(tmp_path / "results", matrix).latency(matrix.columns[0])
+    rows = {row["label"]: row for row in summary["rows"]}
+    calls = {label: row["calls_per_observation"] for label, row in rows.items()}
+    assert calls == {"SDP k=1": 1, "DDIM-1": 1, "DDIM-4": 4, "student": 1, "LeRobot": 100}
+    assert {label: len(row["ever"]) for label, row in rows.items()} == dict.fromkeys(calls, 2) | {"LeRobot": 1}
+    assert not any(row["errors"] for row in rows.values())
+    command(tmp_path, "stage=latency", "latency_stage.observations=2", "latency_stage.rounds=2")
+    timed = Kept(tmp_path / "results", real).latency(real.columns[0])
     weights = {(row["label"], row["engine"]): row.get("weights") for row in timed["rows"] if not row["refused"]}
-    assert weights["LeRobot", "eager"] == weights["DDIM-4", "onnxruntime"] == "checkpoint"
-    assert all(row["timings"]["observation_ms"]["n"] == 10 for row in timed["rows"] if not row["refused"])
+    assert set(weights.values()) == {"checkpoint"}
+    assert {label for label, engine in weights if engine == "eager"} == calls.keys()
+    assert ("DDIM-4", "onnxruntime") in weights and ("LeRobot", "onnxruntime") not in weights
+    assert all(row["timings"]["observation_ms"]["n"] == 4 for row in timed["rows"] if not row["refused"])
     assert (tmp_path / "results" / "frontier.png").exists()
     capsys.readouterr()
     command(tmp_path)

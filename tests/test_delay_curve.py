@@ -7,6 +7,7 @@ from toy_specs import SPEED, ReachTask, toy_spec
 from virtual_link import VirtualLink, drive, served
 
 from embodied.commands.bench_delay import delay_steps
+from embodied.evaluation.delay_plot import DelayPanel, delay_figure
 from embodied.robot.controller import RobotController
 from embodied.types import ActionChunk
 
@@ -66,6 +67,25 @@ def test_overlapped_execution_keeps_its_success_where_the_synchronous_one_stalls
 )
 def test_actions_that_come_within_a_control_step_are_for_the_next_one(delay_ms, control_hz, steps):
     assert delay_steps(delay_ms, control_hz) == steps
+
+
+def test_the_figure_has_a_panel_a_task_and_one_colour_a_method():
+    def rate(value):
+        return {"rate": value, "low": value - 0.2, "high": value + 0.1}
+
+    here = DelayPanel("here", {"waits": {0: rate(0.9), 100: rate(0.5)}, "plans": {100: rate(0.8), 0: rate(0.9)}})
+    there = DelayPanel("there", {"plans": {0: rate(0.7), 50: rate(0.6)}})
+    figure = delay_figure([here, there], "ms")
+    left, right = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["here", "there"]
+    assert left.get_xlabel() == "delay (ms)" and left.get_xticks().tolist() == [0, 100]
+    (waits, _, waits_bars), (plans, *_) = left.containers
+    (plans_there, *_) = right.containers[0]
+    assert waits.get_ydata().tolist() == [0.9, 0.5] and plans.get_ydata().tolist() == [0.9, 0.8]
+    assert (waits.get_xdata() < [0, 100]).all() and (plans.get_xdata() > [0, 100]).all()  # beside each other
+    assert np.allclose([ends[:, 1] for ends in waits_bars[0].get_segments()], [[0.7, 1.0], [0.3, 0.6]])
+    assert waits.get_color() != plans.get_color() == plans_there.get_color()
+    assert [text.get_text() for text in figure.legends[0].texts] == ["waits", "plans"]
 
 
 @pytest.mark.parametrize(

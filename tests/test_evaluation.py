@@ -159,6 +159,34 @@ def test_errors_one_after_another_end_the_evaluation(tmp_path):
     assert len((tmp_path / RESULTS).read_text().splitlines()) == 1 + MOST_ERRORS_IN_A_ROW
 
 
+class ErrorsFirstPool(SerialPool):
+    """Episodes that end in an error are over before the others, and late starts before early ones."""
+
+    def map_as_completed(self, items):
+        ran = [(item, self._worker(item)) for item in items]
+        yield from sorted(ran, key=lambda pair: (pair[1].row["error"] is None, -pair[0].address.start))
+
+
+class OddlyBrokenTask(VariedTask):
+    def reset(self, start_id):
+        if start_id % 2:
+            raise RuntimeError("the simulator broke")
+        return super().reset(start_id)
+
+
+def test_errors_in_a_row_are_of_starts_in_a_row_and_not_of_what_ends_first(tmp_path):
+    starts = range(2 * MOST_ERRORS_IN_A_ROW + 2)
+    make = {"make_task": OddlyBrokenTask, "starts": starts, "recordings": 0}
+    rows, _ = evaluate(plan(tmp_path, **make), tmp_path, ErrorsFirstPool, silent)
+    lines = [json.loads(line) for line in (tmp_path / RESULTS).read_text().splitlines()[1:]]
+    assert [line["start"] for line in lines] == [*reversed(starts[1::2]), *reversed(starts[::2])]  # as they ended
+    (tmp_path / "in order").mkdir()
+    in_order, _ = evaluate(plan(tmp_path, **make), tmp_path / "in order", SerialPool, silent)
+    assert rows == in_order
+    with pytest.raises(UserError, match=f"{MOST_ERRORS_IN_A_ROW} errors in a row"):
+        evaluate(plan(tmp_path, make_task=BrokenWorld, starts=range(100, 140)), tmp_path, ErrorsFirstPool, silent)
+
+
 class NanPolicy(ExpertPolicy):
     """Where the goal is at the left, actions are not finite."""
 

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from toy_specs import toy_spec
 
 from embodied.catalog import TASKS, is_known
-from embodied.commands.policy_matrix import MATRICES, chosen, parsed_matrix, read_policy_matrix, with_paths
+from embodied.commands.matrix_cells import chosen, filled, shared_words
+from embodied.commands.policy_matrix import MATRICES, parsed_matrix, read_policy_matrix
 from embodied.configuration import check
 from embodied.errors import UserError
 from embodied.evaluation.episodes import check_delay_fits
@@ -33,7 +34,7 @@ def test_every_training_and_every_cell_is_a_command_that_composes(name):
         assert is_known(TASKS, cell.column.task)
         assert cell.column.places <= PATHS.keys()
         for command, words in (
-            (cell.training.command, with_paths(matrix.training_words(cell.column, cell.training), PATHS)),
+            (cell.training.command, filled(matrix.training_words(cell.column, cell.training), PATHS)),
             ("eval", list(cell.evaluation)),
         ):
             if command in ("train", "eval") and tuple(words) not in tried:
@@ -136,10 +137,24 @@ def test_only_chooses_columns_and_cells_by_patterns():
         *("SDP k=1", "SDP k=2", "SDP k=4", "DDPM-100")
     }
     assert chosen(cells, None) == list(cells)
-    with pytest.raises(UserError, match="columns of the matrix in only=.*'robosuite/sqare'.*did you mean"):
+    with pytest.raises(UserError, match="tasks of the table in only=.*'robosuite/sqare'.*did you mean"):
         chosen(cells, "robosuite/sqare")
 
 
 def test_an_unknown_matrix_is_named():
     with pytest.raises(UserError, match="a plan of bench policy; found 'frontir'; did you mean 'frontier'"):
         read_policy_matrix("frontir")
+
+
+def test_a_run_root_may_hold_the_letters_of_the_overrides_grammar(tmp_path):
+    root = f"{tmp_path}/a=b, {{c}}"
+    words = shared_words(OmegaConf.create({"run_root": root, "workers": None}))
+    config = check("eval", words)
+    assert (config.run_root, config.workers) == (root, None)
+
+
+def test_a_task_is_made_elsewhere_as_it_was_trained_on():
+    entry = data()
+    entry["columns"][0][0]["data"] += ["task.horizon=40"]
+    column = parsed_matrix("changed", entry).columns[0]
+    assert column.task_words == [f"task={column.task}", "task.horizon=40"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from pool_workers import make_mortal, make_square, make_suicide
+from pool_workers import make_mortal, make_square, make_suicide, make_waiting
 
 from embodied.errors import UserError
 from embodied.process_pool import ProcessPool, SerialPool, pool_of
@@ -14,6 +14,21 @@ from embodied.process_pool import ProcessPool, SerialPool, pool_of
 def test_processes_give_results_in_order():
     with ProcessPool(make_square, 2) as pool:
         assert list(pool.map(range(20))) == [(item, item * item) for item in range(20)]
+
+
+def test_a_result_is_there_before_that_of_an_item_that_takes_longer(tmp_path):
+    with ProcessPool(functools.partial(make_waiting, tmp_path), 2) as pool:
+        came = []
+        for item, result in pool.map_as_completed(range(10)):
+            came.append((item, result))
+            (tmp_path / str(item)).touch()
+    assert sorted(came) == [(item, item * item) for item in range(10)]
+    assert came.index((0, 0)) >= 2
+
+
+def test_nothing_is_lost_or_done_twice_where_processes_die_and_results_come_as_they_are_there(tmp_path):
+    with ProcessPool(functools.partial(make_mortal, tmp_path), 2) as pool:
+        assert sorted(pool.map_as_completed(range(10))) == [(item, item * item) for item in range(10)]
 
 
 def test_processes_that_die_again_and_again_are_reported():

@@ -7,7 +7,7 @@ import os
 import sys
 
 import pytest
-from pool_workers import make_mortal, make_square, make_suicide
+from pool_workers import make_mortal, make_square, make_suicide, make_waiting
 from toy_collection import SlowReachTask, in_catalog
 from toy_evaluation import BOTH, LazyPolicy, plan, silent
 from toy_specs import toy_settings
@@ -78,6 +78,16 @@ def test_a_user_s_mistake_is_the_same_error_as_without_ray(connected):
 def test_a_process_that_dies_is_replaced(connected, tmp_path):
     with RayPool(functools.partial(make_mortal, tmp_path), None, connected.address) as pool:
         assert list(pool.map(range(8))) == [(item, item * item) for item in range(8)]
+
+
+def test_a_result_is_there_before_that_of_an_item_that_takes_longer(connected, tmp_path):
+    with RayPool(functools.partial(make_waiting, tmp_path), 2, connected.address) as pool:
+        came = []
+        for item, result in pool.map_as_completed(range(10)):
+            came.append((item, result))
+            (tmp_path / str(item)).touch()
+    assert sorted(came) == [(item, item * item) for item in range(10)]
+    assert came.index((0, 0)) >= 2
 
 
 def test_an_item_whose_processes_all_die_is_named(connected):

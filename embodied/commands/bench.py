@@ -22,15 +22,15 @@ from embodied.commands import (
     bench_serve,
 )
 from embodied.commands.bench_pages import markdown, results_folder
+from embodied.commands.policy_matrix import TABLES
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
 from embodied.run_directory import SUMMARY, RunDirectory
 from embodied.summaries import describe_machine
 from embodied.types import Json
 
-MATRICES = ("experts", "policies")
 COLLECTIONS = ("collect", "kills")
-BENCHMARKS = ("sim", *COLLECTIONS, "data", "latency", "serve", "agreement", "delay", "policy", *MATRICES)
+BENCHMARKS = ("sim", *COLLECTIONS, "data", "latency", "serve", "agreement", "delay", "policy", *TABLES)
 PAGE, ROWS = "sim.md", "sim.json"
 COLUMNS = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset s")
 
@@ -48,7 +48,7 @@ def run(config: DictConfig) -> Path | None:
         )
     if config.what == bench_policy.WHAT:
         return bench_policy.run(config)
-    if config.what in MATRICES:
+    if config.what in TABLES:
         return bench_matrix.run(config)
     if config.what in COLLECTIONS:
         return bench_collection.run(config)

@@ -16,7 +16,7 @@ from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
 from embodied.configuration import check, quote
 from embodied.console import Progress, table
 from embodied.errors import UserError
-from embodied.evaluation.delay_plot import success_over_delay
+from embodied.evaluation.delay_plot import DelayPanel, delay_figure
 from embodied.run_directory import RunDirectory
 from embodied.summaries import describe_machine
 from embodied.types import Json
@@ -90,8 +90,8 @@ def _measured(directory: RunDirectory) -> tuple[list[Json], str]:
     columns = _columns(delays_ms, steps)
     table(columns, [_cells(row) for row in rows])
     title = f"{first.facts['task']}: {chosen.episodes} starts, {control_hz:g} control steps a second"
-    lines = {row["mode"]: row["success"] for row in rows}
-    success_over_delay(title, delays_ms, lines).savefig(directory.path / PICTURE)
+    curves = {row["mode"]: dict(zip(delays_ms, row["success"], strict=True)) for row in rows}
+    delay_figure([DelayPanel(title, curves)], "ms").savefig(directory.path / PICTURE)
     return rows, _page(config, first.facts["task"], control_hz, columns, rows)
 
 

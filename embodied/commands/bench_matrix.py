@@ -10,24 +10,36 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from embodied.catalog import TASKS, names, nearest
+from embodied.catalog import TASKS, names
+from embodied.commands.bench_pages import markdown
+from embodied.commands.matrix_cells import (
+    CELLS,
+    chosen,
+    filled,
+    given_paths,
+    make_cells_folder,
+    places,
+    read_cell,
+    read_matrix_file,
+    shared_words,
+    slug,
+    write_whole,
+)
 from embodied.configuration import check
 from embodied.console import say
 from embodied.errors import UserError
 from embodied.run_directory import RunDirectory
 from embodied.types import Json
 
-CELLS, PAGE = "cells", "README.md"
-_PLACE = re.compile(r"{(\w+)}")  # of a path that the user must give, in a cell's overrides
+PAGE = "README.md"
+OF_BENCH_POLICY = ("plan", "stage", "time_budget_min", "list", "latency_stage")  # which knows them, and these do not
 
 
 @dataclass(frozen=True)
@@ -39,39 +51,45 @@ class Cell:
     overrides: tuple[str, ...]  # of the command
 
     @property
+    def table_column(self) -> str:
+        return self.task
+
+    @property
     def name(self) -> str:
         return f"{self.task}, {self.label}"
 
     @property
     def file(self) -> str:
-        return re.sub(r"[^\w.=-]+", "-", f"{self.task}-{self.label}") + ".json"
+        return slug(self.name) + ".json"
 
     @property
     def places(self) -> set[str]:
         """Names of the paths that the overrides leave open."""
-        return {name for override in self.overrides for name in _PLACE.findall(override)}
+        return places(self.overrides)
 
     def command_line(self, paths: Mapping[str, str]) -> list[str]:
         """The overrides with the user's paths in them."""
-        return [f"task={self.task}", *(_PLACE.sub(lambda place: paths[place[1]], text) for text in self.overrides)]
+        return [f"task={self.task}", *filled(self.overrides, paths)]
 
 
 def run(config: DictConfig) -> Path:
     """Fill the table that `config.what` names (conf/matrix), as far as `config.only` says.
 
     Raises:
-        UserError: `only` fits no cell, a folder that cannot be written, or, at the end, cells whose runs failed.
+        UserError: settings of `embodied bench policy`, `only` fits no cell, a folder that cannot be written, or, at the
+            end, cells whose runs failed.
     """
+    _check_is_meant(config)
     matrix, cells = read_matrix(config.what)
-    chosen = _chosen(cells, config.only)
+    wanted = chosen(cells, config.only)
     directory = RunDirectory.open("bench", config.what, config, volatile=("results",))
     folder = Path(config.results or directory.path)
-    paths = {name: str(Path(path).absolute()) for name, path in config.paths.items() if path is not None}
+    paths = given_paths(config)
     with directory.lock():
-        _make_folder(folder / CELLS)
+        cells_folder = make_cells_folder(folder)
         failed = {}
-        for cell in chosen:
-            if (folder / CELLS / cell.file).exists():
+        for cell in wanted:
+            if (cells_folder / cell.file).exists():
                 continue
             if missing := sorted(cell.places - paths.keys()):
                 say(f"{cell.name}: left out, needs {', '.join(f'paths.{name}=...' for name in missing)}")
@@ -83,12 +101,12 @@ def run(config: DictConfig) -> Path:
                 failed[cell] = error
                 say(f"{cell.name}: {error}")
                 continue
-            _write(folder / CELLS / cell.file, json.dumps(_KINDS[config.what].cell(cell, summary), indent=2) + "\n")
+            write_whole(cells_folder / cell.file, json.dumps(_KINDS[config.what].cell(cell, summary), indent=2) + "\n")
             write_page(config.what, folder)
         rows = write_page(config.what, folder)
         if failed:
             raise UserError(
-                expected=f"{len(chosen)} cells without a failure",
+                expected=f"{len(wanted)} cells without a failure",
                 found=f"{len(failed)} failed: " + "; ".join(cell.name for cell in failed),
                 remedy="see above why, and give the same command again: it goes on with what is missing",
             )
@@ -97,10 +115,23 @@ def run(config: DictConfig) -> Path:
         return directory.write_summary({"what": config.what, "files": {"table": page}, "rows": rows, "timings": {}})
 
 
+def _check_is_meant(config: DictConfig) -> None:
+    """
+    Raises:
+        UserError: what was set is another command's, which is called nearly the same.
+    """
+    unset = check("bench", [f"what={config.what}"])
+    if foreign := [f"{key}={config[key]}" for key in OF_BENCH_POLICY if config[key] != unset[key]]:
+        raise UserError(
+            expected=f"settings of `embodied bench {config.what}`, a table of runs",
+            found=", ".join(foreign),
+            remedy="leave it out, or give it to `embodied bench policy`: success against latency",
+        )
+
+
 def read_matrix(what: str) -> tuple[str, list[Cell]]:
     """The command of a table, and its cells, "family/*" spelled out: of conf/matrix/<what>.yaml."""
-    file = resources.files("embodied.conf") / "matrix" / f"{what}.yaml"
-    matrix: Any = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
+    matrix = read_matrix_file(what)
     cells = []
     for group in matrix["cells"]:
         for pattern in group["tasks"]:
@@ -109,26 +140,8 @@ def read_matrix(what: str) -> tuple[str, list[Cell]]:
     return matrix["command"], cells
 
 
-def _chosen(cells: list[Cell], only: Any) -> list[Cell]:
-    """The cells whose task, or task and label, fits one of the patterns in `only`; all without any."""
-    if only is None:
-        return cells
-    patterns = [only] if isinstance(only, str) else list(only)
-    chosen = []
-    for pattern in patterns:
-        fitting = [cell for cell in cells if any(fnmatch.fnmatch(name, pattern) for name in (cell.task, cell.name))]
-        if not fitting:
-            tasks = {cell.task for cell in cells}
-            raise UserError(
-                expected="tasks of the table in only=", found=f"'{pattern}'", remedy=nearest(pattern, tasks)
-            )
-        chosen += [cell for cell in fitting if cell not in chosen]
-    return chosen
-
-
 def _run_cell(command: str, words: list[str], config: DictConfig) -> Json:
-    shared = [f"run_root={config.run_root}", f"workers={'null' if config.workers is None else config.workers}"]
-    cell_config = check(command, [*words, *shared])
+    cell_config = check(command, [*words, *shared_words(config)])
     path: Path = import_module(f"embodied.commands.{command}").run(cell_config)
     return json.loads(path.read_text()) | {"path": str(path), "config": _settings(path)}
 
@@ -276,48 +289,16 @@ def write_page(what: str, folder: Path) -> list[Json]:
         UserError: a cell that cannot be read, or a folder that cannot be written.
     """
     kind = _KINDS[what]
-    cells = [_read(path) for path in sorted((folder / CELLS).glob("*.json"))]
+    cells = [read_cell(path) for path in sorted((folder / CELLS).glob("*.json"))]
     machines = sorted({f"{cell['machine']['cpu']}, {cell['machine']['cores']} cores" for cell in cells})
-    lines = [list(kind.columns), ["---"] * len(kind.columns), *map(kind.row, cells)]
     page = f"# {kind.title}\n\n{kind.text}\n\nWritten by `embodied bench {what}`"
     page += f" on {'; '.join(machines)}.\n\n" if machines else ".\n\n"
-    page += "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    page += markdown(kind.columns, map(kind.row, cells))
     families: dict[str, list[float]] = {}
     for cell in cells:
         rate = cell["success"].get("ever", cell["success"])["rate"]
         families.setdefault(f"{cell['task'].split('/')[0]}, {cell['label']}", []).append(rate)
-    page += "\n| family | tasks | mean rate |\n| --- | --- | --- |\n"
-    page += "".join(f"| {name} | {len(rates)} | {sum(rates) / len(rates):.3f} |\n" for name, rates in families.items())
-    _write(folder / PAGE, page)
+    means = ([name, str(len(rates)), f"{sum(rates) / len(rates):.3f}"] for name, rates in families.items())
+    page += "\n" + markdown(("family", "tasks", "mean rate"), means)
+    write_whole(folder / PAGE, page)
     return cells
-
-
-def _read(path: Path) -> Json:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            expected=f"a cell's results in {path}", found=f"{error}", remedy="delete it: the same command makes it anew"
-        ) from error
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise _not_writable(path.parent, error) from error
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-
-
-def _not_writable(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        expected=f"a folder for results at {folder}", found=str(error), remedy="name another with results="
-    )

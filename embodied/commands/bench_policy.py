@@ -17,8 +17,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from embodied.catalog import nearest
+from embodied.commands.matrix_cells import chosen
 from embodied.commands.policy_cells import Kept
-from embodied.commands.policy_matrix import PolicyCell, chosen, read_policy_matrix
+from embodied.commands.policy_matrix import PolicyCell, read_policy_matrix
 from embodied.commands.policy_pages import write_pages
 from embodied.commands.policy_trainings import Runs
 from embodied.configuration import check

@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from embodied.commands.matrix_cells import CELLS, make_cells_folder, read_cell, write_whole
 from embodied.commands.policy_matrix import Column, PolicyCell, PolicyMatrix
 from embodied.commands.policy_trainings import training_facts
-from embodied.errors import UserError
 from embodied.types import Json
 
-CELLS = "cells"
 DIGITS = 5  # of rewards: enough for a mean, and small
 
 
@@ -28,10 +27,7 @@ class Kept:
         Raises:
             UserError: the folder cannot be written.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _not_writable(self._folder, error) from error
+        make_cells_folder(self.folder)
 
     def cell(self, cell: PolicyCell) -> Json | None:
         """Of a cell as the matrix declares it now; None where there is none yet, or one of other words.
@@ -106,24 +102,11 @@ class Kept:
         path = self._folder / name
         if not path.exists():
             return None
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(
-                expected=f"a cell's results in {path}",
-                found=f"{error}",
-                remedy="delete it: the same command makes it anew",
-            ) from error
+        facts = read_cell(path)
         return facts if declared in (None, facts.get("declared")) else None
 
     def _write(self, name: str, facts: Json) -> None:
-        path = self._folder / name
-        part = path.with_name(name + ".part")
-        try:
-            part.write_text(_a_key_a_line(facts), encoding="utf-8")
-            part.replace(path)
-        except OSError as error:
-            raise _not_writable(self._folder, error) from error
+        write_whole(self._folder / name, _a_key_a_line(facts))
 
 
 def evaluation_facts(summary: Json) -> Json:
@@ -171,9 +154,3 @@ def _a_key_a_line(facts: Json) -> str:
     """JSON that is short, and whose changes can be read."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in facts.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _not_writable(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        expected=f"a folder for results at {folder}", found=str(error), remedy="name another with results="
-    )

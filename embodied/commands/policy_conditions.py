@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from embodied.commands.bench_pages import markdown
 from embodied.commands.policy_matrix import Condition, PolicyCell
-from embodied.evaluation.delay_panels import DelayPanel
+from embodied.evaluation.delay_plot import DelayPanel
 from embodied.evaluation.frontier import paired
 from embodied.types import Json
 
@@ -37,7 +37,7 @@ def delay_panel(title: str, conditions: Sequence[Condition], found: Found) -> De
     """Of one column; None where no delay was injected yet. The conditions are the first one, and those that do nothing
     but delay."""
     delays = {c.label: int(c.values[DELAY]) for c in conditions if c is conditions[0] or _only_delays(c)}
-    curves: dict[str, dict[int, Json]] = {}
+    curves: dict[str, dict[float, Json]] = {}
     for cell, facts in found:
         if cell.condition.label in delays:
             curve = curves.setdefault(cell.row.label, {})

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from embodied import __version__
 from embodied.catalog import make_task
-from embodied.commands.policy_matrix import PolicyCell, with_paths
+from embodied.commands.matrix_cells import filled
+from embodied.commands.policy_matrix import PolicyCell
 from embodied.commands.policy_trainings import Runs
 from embodied.configuration import check
 from embodied.errors import UserError
@@ -145,7 +146,7 @@ def _training_config(cell: PolicyCell, runs: Runs) -> Json:
     """Of `embodied train`; paths that nobody gave are left out, since nothing is read here."""
     words = runs.matrix.training_words(cell.column, cell.training)
     paths = dict.fromkeys(cell.column.places, "absent") | dict(runs.paths)
-    return OmegaConf.to_container(check("train", with_paths(words, paths)), resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(check("train", filled(words, paths)), resolve=True)  # type: ignore[return-value]
 
 
 def _stream(config: Json) -> tuple[TaskSpec, list[Observation]]:

@@ -9,19 +9,18 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from embodied.catalog import nearest
+from embodied.commands.matrix_cells import filled, places, read_matrix_file, slug
 from embodied.errors import UserError
 
 MATRICES = ("frontier", "closed_loop", "ablations")
-_PLACE = re.compile(r"{(\w+)}")  # of a path that the user must give, in overrides
+TABLES = ("experts", "policies")  # of conf/matrix too, and benchmarks of their own: `bench_matrix`
 OF_TRAINED_POLICIES = ("train", "distill")  # they evaluate what they trained, and `embodied eval` takes their runs
 
 
@@ -53,7 +52,12 @@ class Column:
     @property
     def places(self) -> set[str]:
         """Names of the paths that the user must give."""
-        return {name for word in self.data for name in _PLACE.findall(word)}
+        return places(self.data)
+
+    @property
+    def task_words(self) -> list[str]:
+        """Overrides that make the task, as it was trained on, of a command that knows no training of it."""
+        return [f"task={self.task}", *(word for word in self.data if word.startswith("task."))]
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,10 @@ class PolicyCell:
     condition: Condition
     training: Training
     evaluation: tuple[str, ...]  # overrides of `embodied eval`, the row's run-time settings among them
+
+    @property
+    def table_column(self) -> str:
+        return self.column.label
 
     @property
     def name(self) -> str:
@@ -150,16 +158,15 @@ def read_policy_matrix(name: str) -> PolicyMatrix:
         UserError: no such matrix.
     """
     if name not in MATRICES:
-        raise UserError(expected="a plan of bench policy", found=f"'{name}'", remedy=nearest(str(name), MATRICES))
-    data = _read(name)
+        raise UserError(
+            expected="a plan of bench policy",
+            found=f"'{name}'",
+            remedy=f"use `embodied bench {name}`" if name in TABLES else nearest(str(name), MATRICES),
+        )
+    data = read_matrix_file(name)
     if data.get("like") is not None:
-        data = _completed(data, _read(data["like"]))
+        data = _completed(data, read_matrix_file(data["like"]))
     return parsed_matrix(name, data)
-
-
-def _read(name: str) -> Any:
-    file = resources.files("embodied.conf") / "matrix" / f"{name}.yaml"
-    return OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
 
 
 def _completed(data: Any, like: Any) -> Any:
@@ -201,40 +208,6 @@ def parsed_matrix(name: str, data: Any) -> PolicyMatrix:
     )
 
 
-def chosen(cells: Sequence[PolicyCell], only: Any) -> list[PolicyCell]:
-    """Those whose column or whole name fits one of the patterns in `only`; all without any.
-
-    Raises:
-        UserError: a pattern that fits none.
-    """
-    if only is None:
-        return list(cells)
-    patterns = [only] if isinstance(only, str) else [str(pattern) for pattern in only]
-    for pattern in patterns:
-        if not any(_fits(cell, pattern) for cell in cells):
-            columns = {cell.column.label for cell in cells}
-            raise UserError(
-                expected="columns of the matrix in only=, or cells as 'column, row'",
-                found=f"'{pattern}'",
-                remedy=nearest(pattern, columns),
-            )
-    return [cell for cell in cells if any(_fits(cell, pattern) for pattern in patterns)]
-
-
-def slug(text: str) -> str:
-    """For the name of a file."""
-    return re.sub(r"[^\w.=-]+", "-", text).strip("-")
-
-
-def with_paths(words: Sequence[str], paths: Mapping[str, str]) -> list[str]:
-    """The words with the user's paths in them."""
-    return [_PLACE.sub(lambda place: paths[place[1]], word) for word in words]
-
-
-def _fits(cell: PolicyCell, pattern: str) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for name in (cell.column.label, cell.name))
-
-
 def _column(entry: Any) -> Column:
     return Column(
         task=entry["task"],
@@ -260,7 +233,7 @@ def _condition(entry: Any) -> Condition:
 
 
 def _cell(column: Column, row: Row, condition: Condition, training: Training, shared: tuple[str, ...]) -> PolicyCell:
-    settings = [_PLACE.sub(lambda place: str(condition.values[place[1]]), word) for word in row.overrides]
+    settings = filled(row.overrides, condition.values)
     words = (*shared, *column.evaluation, *condition.evaluation, *row.evaluation, *settings)
     return PolicyCell(column, row, condition, training, _last_of_each_key(words))
 

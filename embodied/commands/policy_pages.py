@@ -11,7 +11,7 @@ from embodied.commands.bench_pages import markdown, results_folder
 from embodied.commands.policy_cells import Kept
 from embodied.commands.policy_conditions import conditions_section, delay_panel
 from embodied.commands.policy_matrix import Column, PolicyCell, PolicyMatrix
-from embodied.evaluation.delay_panels import delay_figure
+from embodied.evaluation.delay_plot import delay_figure
 from embodied.evaluation.frontier import Paired, cheapest_keeping, is_saturated, mean_comparison, paired
 from embodied.evaluation.frontier_plot import FrontierPanel, FrontierPoint, frontier_figure
 from embodied.types import Json
@@ -65,7 +65,7 @@ def _figure(kept: Kept, matrix: PolicyMatrix) -> Figure | None:
     if matrix.has_conditions:
         found = ((column.label, _found(kept, matrix, column)) for column in matrix.columns)
         delays = [panel for label, cells in found if (panel := delay_panel(label, matrix.conditions, cells))]
-        return delay_figure(delays) if delays else None
+        return delay_figure(delays, "control steps") if delays else None
     panels = _panels(kept, matrix)
     return frontier_figure(panels, matrix.baseline) if panels else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,16 +12,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from embodied.commands.collect import with_teacher_content
-from embodied.commands.policy_matrix import (
-    OF_TRAINED_POLICIES,
-    Column,
-    PolicyCell,
-    PolicyMatrix,
-    Training,
-    slug,
-    with_paths,
-)
-from embodied.configuration import check
+from embodied.commands.matrix_cells import filled, given_paths, shared_words, slug
+from embodied.commands.policy_matrix import OF_TRAINED_POLICIES, Column, PolicyCell, PolicyMatrix, Training
+from embodied.configuration import check, quote
 from embodied.run_directory import CONFIG, SUMMARY
 from embodied.types import Json
 
@@ -38,18 +31,12 @@ class Runs:
 
     matrix: PolicyMatrix
     run_root: Path
-    workers: int | None
+    shared: Sequence[str]  # overrides of every command
     paths: Mapping[str, str]
 
     @staticmethod
     def of(matrix: PolicyMatrix, config: DictConfig) -> Runs:
-        paths = {name: str(Path(path).absolute()) for name, path in config.paths.items() if path is not None}
-        return Runs(matrix, Path(config.run_root).absolute(), config.workers, paths)
-
-    @property
-    def shared(self) -> list[str]:
-        """Overrides of every command."""
-        return [f"run_root={self.run_root}", f"workers={'null' if self.workers is None else self.workers}"]
+        return Runs(matrix, Path(config.run_root).absolute(), shared_words(config), given_paths(config))
 
     def directory(self, column: Column, training: Training) -> Path:
         """Of a training, by what it is declared as: later versions may add keys to its configuration."""
@@ -72,15 +59,15 @@ class Runs:
         directory = self.directory(column, training)
         if (directory / SUMMARY).is_file():
             return directory
-        words = with_paths(self.matrix.training_words(column, training), self.paths)
+        words = filled(self.matrix.training_words(column, training), self.paths)
         if training.teacher is not None:
-            words.append(f"teacher={self.trained(column, self.matrix.trainings[training.teacher])}")
+            words.append(f"teacher={quote(str(self.trained(column, self.matrix.trainings[training.teacher])))}")
         if training.command in OF_TRAINED_POLICIES:
             words += [f"eval.{word}" for word in self._own_evaluation(column, training)]
         if training.command == "lerobot":
             return self._lerobot(column, training, directory)
         begun = (directory / CONFIG).is_file()
-        words.append(f"resume={directory}" if begun else f"name={directory.name}")
+        words.append(f"resume={quote(str(directory))}" if begun else f"name={directory.name}")
         command = importlib.import_module(MODULES[training.command])
         command.run(check(training.command, [*words, *self.shared]))
         return directory
@@ -88,13 +75,13 @@ class Runs:
     def source_words(self, cell: PolicyCell, directory: Path) -> list[str]:
         """What of a finished training `embodied eval` is to evaluate."""
         if cell.training.command != "lerobot":
-            return [f"run={directory}"]
+            return [f"run={quote(str(directory))}"]
         from embodied.commands.lerobot_training import checkpoint_folder
 
         facts = json.loads((directory / SUMMARY).read_text())
         return [
-            f"task={cell.column.task}",
-            f"lerobot.path={checkpoint_folder(directory, facts['steps'])}",
+            *cell.column.task_words,
+            f"lerobot.path={quote(str(checkpoint_folder(directory, facts['steps'])))}",
             f"lerobot.environment_state=[{facts['environment_state']}]",
         ]
 
@@ -102,7 +89,7 @@ class Runs:
         """LeRobot's training on what an `embodied train` of the column would learn from."""
         from embodied.commands.lerobot_training import train_lerobot
 
-        config = check("train", [*with_paths(self.matrix.column_words(column), self.paths), *self.shared])
+        config = check("train", [*filled(self.matrix.column_words(column), self.paths), *self.shared])
         identity = json.dumps([*self.matrix.column_words(column), *training.overrides])
         return train_lerobot(with_teacher_content(config), training.settings, directory, identity)
 

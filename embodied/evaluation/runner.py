@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class Pool(Protocol):
     """A `ProcessPool` or `RayPool` whose workers are `EpisodeWorker`s."""
 
     def map(self, items: Iterable[Any]) -> Iterator[tuple[Any, Any]]: ...
+
+    def map_as_completed(self, items: Iterable[Any]) -> Iterator[tuple[Any, Any]]: ...
 
 
 MakePool = Callable[[Callable[[], Any]], AbstractContextManager[Pool]]
@@ -225,26 +228,33 @@ def _run_missing(
     pool: Pool,
     report: Callable[[list[Json]], None],
 ) -> None:
-    """Add the rows that are missing, on disk too."""
+    """Add the rows that are missing, on disk too, each as its episode ends.
+
+    Raises:
+        UserError: episodes end in errors one after another, in the order of their addresses.
+    """
     draw: Literal["never", "failure", "always"] = (
         "always" if plan.recordings == "all" else "failure" if plan.recordings == "failures" else "never"
     )
     missing = [_Work(address, draw) for address in plan.addresses if address not in rows]
-    errors = 0
-    for work, ran in pool.map(missing):
+    to_count, errors = deque(work.address for work in missing), 0
+    for work, ran in pool.map_as_completed(missing):
         row = ran.row
         if ran.drawn is not None:
             row["recording"] = plan.keep(work.address, ran.drawn)
         results.append(row)
         rows[work.address] = row
         report(list(rows.values()))
-        errors = errors + 1 if row["error"] else 0
-        if errors >= MOST_ERRORS_IN_A_ROW:
-            raise UserError(
-                expected="episodes that run to their end",
-                found=f"{errors} errors in a row, the last: {row['error']}",
-                remedy="mend what it names, then give the same command again: it keeps what ran and tries these again",
-            )
+        while to_count and to_count[0] in rows:  # in this order: errors end before what runs beside them
+            error = rows[to_count.popleft()]["error"]
+            errors = errors + 1 if error else 0
+            if errors >= MOST_ERRORS_IN_A_ROW:
+                raise UserError(
+                    expected="episodes that run to their end",
+                    found=f"{errors} errors in a row, the last: {error}",
+                    remedy="mend what it names, then give the same command again: it keeps what ran and tries these "
+                    "again",
+                )
 
 
 def _to_run_again(recordings: Recordings, rows: Sequence[Json]) -> list[tuple[int, EpisodeAddress]]:
