@@ -17,8 +17,7 @@ SMALL = [
     "serve.camera_size=32",
     "serve.blocks=2",
     "serve.block_requests=10",
-    "serve.loads=[{sessions: 2, rate_hz: 5}]",
-    "serve.load_s=1",
+    "serve.loads=[{sessions: 2, rate_hz: 5, seconds: 1}]",
     "serve.soak_requests=200",
     "serve.fuzz_frames=100",
 ]
@@ -48,6 +47,18 @@ def test_every_part_has_its_rows_and_its_section(capsys, tmp_path):
 def test_a_part_that_is_none_is_one_line(capsys, tmp_path):
     status, _, printed = embodied(capsys, "bench", "serve", "serve.parts=[lode]", f"run_root={tmp_path}")
     assert status == 2 and "the name of a part; found 'lode'; did you mean 'load'" in printed
+
+
+@pytest.mark.parametrize(
+    "load_words",
+    ["{sessions: 8, rate_hz: 50}", "{sessions: 8, rate_hz: 0, seconds: 1}", "{sessions: 8, rate: 5, seconds: 1}"],
+)
+def test_a_load_says_how_many_sessions_at_what_rate_for_how_long(capsys, tmp_path, load_words):
+    status, _, printed = embodied(capsys, "bench", "serve", f"serve.loads=[{load_words}]", f"run_root={tmp_path}")
+    assert (
+        status == 2 and "a load of serve.loads as sessions, rate_hz, seconds, all above 0; found {'sessions'" in printed
+    )
+    assert "for example {sessions: 8, rate_hz: 50, seconds: 600}" in printed
 
 
 def test_a_load_asks_at_its_rate_and_its_trace_is_replayed_request_by_request():

@@ -114,6 +114,10 @@ SMALL += ["eval.episodes=1", "eval.recordings=0", "network.width=16", "network.d
 SMALL += ["eval.latency_observations=2", "workers=0", "policy.largest_delay=4"]
 
 
+def rates(rows):
+    return [one for row in rows for one in row["success"]]
+
+
 @pytest.mark.heavy
 def test_every_mode_is_evaluated_at_every_delay(capsys, tmp_path):
     code, last, text = embodied(capsys, "train", *SMALL, f"run_root={tmp_path}")
@@ -126,10 +130,12 @@ def test_every_mode_is_evaluated_at_every_delay(capsys, tmp_path):
     rows = summary(last)["rows"]
     assert [row["mode"] for row in rows] == ["synchronous", "prefix"]
     assert [[one["delay_steps"] for one in row["success"]] for row in rows] == [[0, 4], [0, 4]]
-    assert all(one["n"] == 2 for row in rows for one in row["success"])
+    assert all(one["n"] == 2 for one in rates(rows))
     assert "d=4" in rows[1]["success"][1]["label"] and rows[0]["success"][1]["label"] == rows[0]["success"][0]["label"]
     page = (tmp_path / "results" / "delay.md").read_text()
     assert "| mode | 0 ms (0 steps) | 200 ms (4 steps) | largest fall |" in page
+    assert page.count("| synchronous |") == page.count("| prefix |") == 2  # success, and the time it took
+    assert all((one["mean_steps_to_success"] is None) == (one["k"] == 0) for one in rates(rows))
     assert (tmp_path / "results" / "delay.png").read_bytes()[:4] == b"\x89PNG"
     code, _, text = embodied(capsys, *words, "delay.delays_ms=[0,300]")
     assert code == 2 and "policy.inference_delay between 0 and 4" in text, text

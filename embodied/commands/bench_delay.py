@@ -165,6 +165,11 @@ def _cells(row: Json) -> list[str]:
     return [row["mode"], *rates, f"{row['largest_fall']:.2f}"]
 
 
+def _times(row: Json) -> list[str]:
+    times = [one["mean_steps_to_success"] for one in row["success"]]
+    return [row["mode"], *("" if steps is None else f"{steps:.1f}" for steps in times)]
+
+
 def _page(config: DictConfig, task: str, control_hz: float, columns: list[str], rows: list[Json]) -> str:
     machine, chosen = describe_machine(), config.delay
     labels = "".join(f"- {row['mode']}: {row['success'][0]['label']}; at the last delay {_last(row)}\n" for row in rows)
@@ -182,6 +187,9 @@ an episode is there as it begins. The robot's side executes the same actions as 
   Wilson's interval; the largest fall is that below the mode's own rate at the first delay
 {labels}
 {markdown(columns, map(_cells, rows))}
+Control steps until the first success, the mean of the episodes that had one:
+
+{markdown(columns[:-1], map(_times, rows))}
 ![success over delay]({PICTURE})
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embodied.catalog import make_task
 from embodied.commands.evaluated_policy import EvaluatedPolicy
-from embodied.evaluation.breakdown import success
+from embodied.evaluation.breakdown import mean_steps_to_success, success
 from embodied.evaluation.result_file import BASE
 from embodied.evaluation.runner import EvaluationPlan, evaluate
 from embodied.policies.seeded_noise import mixed_seed
@@ -27,7 +27,9 @@ def success_ever(
     workers: int | None,
     delay_steps: int = 0,
 ) -> Json:
-    """Successes ever, k of n with Wilson's interval; episodes that `folder` has are not run again.
+    """Successes ever, k of n with Wilson's interval, and `mean_steps_to_success`, None without any.
+
+    Episodes that `folder` has are not run again.
 
     Args:
         task: settings of the world.
@@ -49,7 +51,8 @@ def success_ever(
         delay_steps=delay_steps,
     )
     rows, _ = evaluate(plan, folder, functools.partial(pool_of, workers=workers), lambda rows: None)
-    return success(rows)["ever"]  # never None: `evaluate` raises where no episode ran to its end
+    ever: Json = success(rows)["ever"]  # never None: `evaluate` raises where no episode ran to its end
+    return {**ever, "mean_steps_to_success": mean_steps_to_success(rows)}
 
 
 def _make(task: Json, variant: str) -> Task:

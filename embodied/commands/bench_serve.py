@@ -36,6 +36,7 @@ WITNESS_REQUESTS = 20
 PEERS_TIMEOUT_S = 30.0
 USUAL_POLICY: Json = {"name": "sdp", "k": 1, "history": 1}
 CONTROL_HZ = 50.0  # of the served specs; deadlines are the requests' own
+LOAD: Json = {"sessions": 8, "rate_hz": 50, "seconds": 600}  # what a load says, with the target's values
 UNHURRIED: Json = {"deadline_periods": 1000.0}  # nothing is answered before it is computed
 
 
@@ -43,11 +44,19 @@ def run(config: DictConfig) -> Path:
     """Measure and write the page.
 
     Raises:
-        UserError: an unknown part, settings that do not fit, or a folder for the results that cannot be written.
+        UserError: an unknown part, a load that says too little, settings that do not fit, or a folder for the results
+            that cannot be written.
     """
     for part in config.serve.parts:
         if part not in PARTS:
             raise UserError(expected="the name of a part", found=f"'{part}'", remedy=nearest(str(part), PARTS))
+    for wanted in config.serve.loads:
+        if set(wanted) != set(LOAD) or any(not isinstance(x, int | float) or x <= 0 for x in wanted.values()):
+            raise UserError(
+                expected=f"a load of serve.loads as {', '.join(LOAD)}, all above 0",
+                found=str(wanted),
+                remedy=f"for example {{{', '.join(f'{name}: {value}' for name, value in LOAD.items())}}}",
+            )
     return run_with_page(config, "serve", _measured)
 
 
@@ -114,10 +123,10 @@ def _load(settings: Json, seed: int) -> list[Json]:
     rows = []
     for batch in settings["batches"]:
         for wanted in settings["loads"]:
-            sessions, rate_hz = wanted["sessions"], float(wanted["rate_hz"])
+            sessions, rate_hz, seconds = wanted["sessions"], float(wanted["rate_hz"]), float(wanted["seconds"])
             make = functools.partial(serve_real, spec, *_policy_settings(settings), {"largest_batch": batch})
             with running(make) as server:
-                trace = load(server.ask("address"), spec.message(), sessions, rate_hz, settings["load_s"])
+                trace = load(server.ask("address"), spec.message(), sessions, rate_hz, seconds)
             policy = real_policy(spec, *_policy_settings(settings), 1)
             bare_ms = replayed(policy, made_observation(policy.spec, {}), trace)
             took_ms, deadline_ms = [request.took_ms for request in trace], 1000 / rate_hz
@@ -126,9 +135,9 @@ def _load(settings: Json, seed: int) -> list[Json]:
                 "server_ms": percentiles(took_ms),
                 "bare_ms": percentiles(bare_ms),
                 "missed": {"server": missed, "bare": missed_share(bare_ms, deadline_ms)},
-                "asked_hz": len(trace) / settings["load_s"],
+                "asked_hz": len(trace) / seconds,
             }
-            case = f"{sessions} sessions at {rate_hz:g} Hz, {settings['load_s']:g} s, batches of up to {batch}"
+            case = f"{sessions} sessions at {rate_hz:g} Hz, {seconds:g} s, batches of up to {batch}"
             rows.append({"measurement": "load", "case": case, "timings": timings})
     return rows
 

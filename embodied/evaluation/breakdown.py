@@ -28,7 +28,6 @@ def rate(rows: Sequence[Json], outcomes: Sequence[bool]) -> Json | None:
 def overall(rows: Sequence[Json]) -> Json:
     """The figures of all episodes together. At least one ran without an error."""
     ran = _ran(rows)
-    steps = [row["first_success"] for row in ran if row["first_success"] is not None]
     rewards = [row["max_reward"] for row in ran]
     low, high = bootstrap_mean_interval(rewards)
     errors, rates = len(rows) - len(ran), success(rows)
@@ -40,10 +39,16 @@ def overall(rows: Sequence[Json]) -> Json:
         # The score of tasks whose reward is graded, such as Push-T: of each episode its best step.
         "mean_max_reward": {"mean": float(np.mean(rewards)), "n": len(rewards), "low": low, "high": high},
         "motion": motion(rows),
-        "mean_steps_to_success": float(np.mean(steps)) if steps else None,
+        "mean_steps_to_success": mean_steps_to_success(rows),
         "errors": errors,
         "error_bounds": {mode: error_bounds(rates[mode]["k"], len(ran), errors) for mode in MODES},
     }
+
+
+def mean_steps_to_success(rows: Sequence[Json]) -> float | None:
+    """Control steps until the first success, of the episodes that had one; None without any."""
+    steps = [row["first_success"] for row in _ran(rows) if row["first_success"] is not None]
+    return float(np.mean(steps)) if steps else None
 
 
 def motion(rows: Sequence[Json]) -> Json:
