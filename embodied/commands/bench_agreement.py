@@ -17,12 +17,13 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from embodied.catalog import IDENTIFICATION, lookup, make_expert, make_task
-from embodied.commands.bench_episodes import success_ever
+from embodied.commands.bench_episodes import episodes
 from embodied.commands.bench_pages import markdown, run_with_page
 from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
 from embodied.configuration import check, quote
 from embodied.console import Progress, say, table
 from embodied.errors import UserError
+from embodied.evaluation.breakdown import success
 from embodied.evaluation.rank_agreement import FEWEST_POLICIES, Agreement, rank_agreement
 from embodied.protocols import Task
 from embodied.run_directory import RunDirectory
@@ -68,9 +69,8 @@ def _measured(directory: RunDirectory) -> tuple[list[Json], str]:
             row: Json = {"policy": policy.facts["checkpoint"]["run"], "label": _label(policy), "success": {}}
             for world in worlds:
                 folder = directory.path / "worlds" / world.name.replace(" ", "-") / str(number)
-                row["success"][world.name] = success_ever(
-                    policy, world.task, folder, starts, seed=config.seed, workers=config.workers
-                )
+                ran = episodes(policy, world.task, folder, starts, seed=config.seed, workers=config.workers)
+                row["success"][world.name] = success(ran)["ever"]
                 progress.advance(config.agreement.episodes)
             rows.append(row)
     agreements = {name: _agreement(rows, name) for name in (SIMULATION, IDENTIFIED)}

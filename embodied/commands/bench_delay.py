@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from embodied.catalog import make_task
-from embodied.commands.bench_episodes import success_ever
+from embodied.commands.bench_episodes import episodes
 from embodied.commands.bench_pages import markdown, results_folder, run_with_page
 from embodied.commands.evaluated_policy import EvaluatedPolicy, evaluated_policy
 from embodied.configuration import check, quote
 from embodied.console import Progress, table
 from embodied.errors import UserError
+from embodied.evaluation.breakdown import mean_steps_to_success, success, success_within
 from embodied.evaluation.delay_plot import DelayPanel, delay_figure
 from embodied.run_directory import RunDirectory
 from embodied.summaries import describe_machine
 from embodied.types import Json
 
 PICTURE = "delay.png"
+IN_TIME = 1.5  # times the mean steps to success of the same mode at the first delay
 SETTINGS = ("name", "run", "overlapped", "policy")
 
 
@@ -72,27 +75,49 @@ def _measured(directory: RunDirectory) -> tuple[list[Json], str]:
     with Progress("bench delay", len(modes) * len(steps) * chosen.episodes, "episodes") as progress:
         for number, mode in enumerate(modes):
             row: Json = {"mode": mode.name, "overlapped": mode.overlapped, "success": []}
+            ran = []
             for delay in steps:
                 policy = mode.at(delay, config.run_root)
                 if policy.task != first.task:
                     raise _other_task(mode, first.facts["task"], policy.facts["task"])
                 folder = directory.path / "episodes" / f"{number}-{delay}"
-                rate = success_ever(
-                    *(policy, policy.task, folder, starts),
-                    seed=config.seed,
-                    workers=config.workers,
-                    delay_steps=delay,
+                ran.append(
+                    episodes(
+                        *(policy, policy.task, folder, starts),
+                        seed=config.seed,
+                        workers=config.workers,
+                        delay_steps=delay,
+                    )
                 )
-                row["success"].append({"delay_steps": delay, "label": policy.label, **rate})
+                row["success"].append({"delay_steps": delay, "label": policy.label, **success(ran[-1])["ever"]})
                 progress.advance(chosen.episodes)
-            row["largest_fall"] = row["success"][0]["rate"] - min(one["rate"] for one in row["success"])
-            rows.append(row)
+            row["largest_fall"] = _largest_fall(row["success"])
+            rows.append(row | _in_time(ran))
     columns = _columns(delays_ms, steps)
     table(columns, [_cells(row) for row in rows])
-    title = f"{first.facts['task']}: {chosen.episodes} starts, {control_hz:g} control steps a second"
-    curves = {row["mode"]: dict(zip(delays_ms, row["success"], strict=True)) for row in rows}
-    delay_figure([DelayPanel(title, curves)], "ms").savefig(directory.path / PICTURE)
+    panels = [
+        DelayPanel(title, {row["mode"]: dict(zip(delays_ms, row[kind], strict=True)) for row in rows if row[kind]})
+        for kind, title in (("success", "ever"), ("in_time", f"within {IN_TIME:g} times the steps at the first delay"))
+    ]
+    delay_figure(panels, "ms").savefig(directory.path / PICTURE)
     return rows, _page(config, first.facts["task"], control_hz, columns, rows)
+
+
+def _in_time(ran: Sequence[Sequence[Json]]) -> Json:
+    """Of one mode, delay by delay: how long successes take, and how many come in time."""
+    times = [mean_steps_to_success(rows) for rows in ran]
+    if times[0] is None:
+        return {"mean_steps_to_success": times, "in_time": [], "largest_fall_in_time": None}
+    in_time = [success_within(rows, IN_TIME * times[0]) for rows in ran]
+    return {
+        "mean_steps_to_success": times,
+        "in_time": in_time,
+        "largest_fall_in_time": _largest_fall(in_time),
+    }
+
+
+def _largest_fall(rates: Sequence[Json]) -> float:
+    return rates[0]["rate"] - min(one["rate"] for one in rates)
 
 
 def delay_steps(delay_ms: float, control_hz: float) -> int:
@@ -161,13 +186,19 @@ def _columns(delays_ms: list[float], steps: list[int]) -> list[str]:
 
 
 def _cells(row: Json) -> list[str]:
-    rates = ["{k}/{n} [{low:.2f}, {high:.2f}]".format(**one) for one in row["success"]]
-    return [row["mode"], *rates, f"{row['largest_fall']:.2f}"]
+    return [row["mode"], *map(_rate, row["success"]), f"{row['largest_fall']:.2f}"]
+
+
+def _cells_in_time(row: Json) -> list[str]:
+    return [row["mode"], *map(_rate, row["in_time"]), f"{row['largest_fall_in_time']:.2f}"]
+
+
+def _rate(rate: Json) -> str:
+    return "{k}/{n} [{low:.2f}, {high:.2f}]".format(**rate)
 
 
 def _times(row: Json) -> list[str]:
-    times = [one["mean_steps_to_success"] for one in row["success"]]
-    return [row["mode"], *("" if steps is None else f"{steps:.1f}" for steps in times)]
+    return [row["mode"], *("" if steps is None else f"{steps:.1f}" for steps in row["mean_steps_to_success"])]
 
 
 def _page(config: DictConfig, task: str, control_hz: float, columns: list[str], rows: list[Json]) -> str:
@@ -187,6 +218,9 @@ an episode is there as it begins. The robot's side executes the same actions as 
   Wilson's interval; the largest fall is that below the mode's own rate at the first delay
 {labels}
 {markdown(columns, map(_cells, rows))}
+Who waits takes longer. Success within {IN_TIME:g} times the mean steps that the mode itself takes at the first delay:
+
+{markdown(columns, [_cells_in_time(row) for row in rows if row["in_time"]])}
 Control steps until the first success, the mean of the episodes that had one:
 
 {markdown(columns[:-1], map(_times, rows))}

@@ -1,4 +1,4 @@
-"""Success of a policy in a world, for benchmarks that compare worlds: nothing is recorded, and what ran stays."""
+"""Episodes of a policy in a world, for benchmarks that compare worlds: nothing is recorded, and what ran stays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from embodied.catalog import make_task
 from embodied.commands.evaluated_policy import EvaluatedPolicy
-from embodied.evaluation.breakdown import mean_steps_to_success, success
 from embodied.evaluation.result_file import BASE
 from embodied.evaluation.runner import EvaluationPlan, evaluate
 from embodied.policies.seeded_noise import mixed_seed
@@ -17,7 +16,7 @@ from embodied.protocols import Task
 from embodied.types import Json, Rollout
 
 
-def success_ever(
+def episodes(
     policy: EvaluatedPolicy,
     task: Json,
     folder: Path,
@@ -26,10 +25,8 @@ def success_ever(
     seed: int,
     workers: int | None,
     delay_steps: int = 0,
-) -> Json:
-    """Successes ever, k of n with Wilson's interval, and `mean_steps_to_success`, None without any.
-
-    Episodes that `folder` has are not run again.
+) -> list[Json]:
+    """A row an episode, as an evaluation keeps it; episodes that `folder` has are not run again.
 
     Args:
         task: settings of the world.
@@ -51,8 +48,7 @@ def success_ever(
         delay_steps=delay_steps,
     )
     rows, _ = evaluate(plan, folder, functools.partial(pool_of, workers=workers), lambda rows: None)
-    ever: Json = success(rows)["ever"]  # never None: `evaluate` raises where no episode ran to its end
-    return {**ever, "mean_steps_to_success": mean_steps_to_success(rows)}
+    return rows
 
 
 def _make(task: Json, variant: str) -> Task:

@@ -45,6 +45,12 @@ def overall(rows: Sequence[Json]) -> Json:
     }
 
 
+def success_within(rows: Sequence[Json], steps: float) -> Json | None:
+    """As `success`, of the episodes that had one after at most so many control steps."""
+    firsts = [row["first_success"] for row in _ran(rows)]
+    return rate(rows, [first is not None and first <= steps for first in firsts])
+
+
 def mean_steps_to_success(rows: Sequence[Json]) -> float | None:
     """Control steps until the first success, of the episodes that had one; None without any."""
     steps = [row["first_success"] for row in _ran(rows) if row["first_success"] is not None]
