@@ -158,15 +158,10 @@ def soak(address: str, frame: bytes, requests: int, memory: Callable[[], int], p
     connection = connected(address)
     try:
         early = max(1, requests // 10)
-        for _ in range(early):
-            _round_trip(connection, frame)
-        progress(early)
+        _ask(connection, frame, early, progress)
         before = memory()
         began_s = time.perf_counter()
-        for index in range(requests - early):
-            _round_trip(connection, frame)
-            if index % 100 == 99:
-                progress(100)
+        _ask(connection, frame, requests - early, progress)
         took_s = time.perf_counter() - began_s
         after = memory()
     finally:
@@ -179,6 +174,13 @@ def soak(address: str, frame: bytes, requests: int, memory: Callable[[], int], p
         "growth_mb": (after - before) / mb,
         "per_s": (requests - early) / took_s,
     }
+
+
+def _ask(connection: ClientConnection, frame: bytes, requests: int, progress: Callable[[int], None]) -> None:
+    for index in range(requests):
+        _round_trip(connection, frame)
+        if index % 100 == 99:
+            progress(100)
 
 
 def percentiles(values: Sequence[float] | np.ndarray) -> Json:
