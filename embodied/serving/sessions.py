@@ -130,6 +130,8 @@ class Sessions:
             names = self._registry.names_of(owner)
         for name in names:
             self.close(name, owner)
+        if owner not in names:  # requests that could not be read are recorded under its own name
+            self._telemetry.closed(str(owner))
 
     def _new_session(self, name: str, owner: Hashable) -> ServedSession:
         repeats = self.settings.repeats_history
