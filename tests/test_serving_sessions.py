@@ -367,6 +367,19 @@ def test_a_swapped_checkpoint_goes_on_with_the_sessions():
     assert answer.asked_s == pytest.approx(0.8) and answer.chunk.actions[0, 1] == 0
 
 
+def test_a_stale_answer_names_the_weights_that_its_chunk_came_from():
+    slow = WaitingPolicy()
+    with serving(TellingPolicy()) as sessions:
+        before = ask(sessions)
+        sessions.swap(slow, "def", toy_observation())
+        slow.go.clear()
+        stale = ask(sessions, executed=1, deadline_s=0.05)
+        slow.go.set()
+        after = ask(sessions, executed=1)
+    assert stale.stale and stale.policy == before.policy != "def"
+    assert after.policy == "def"
+
+
 class ThreadCountingPolicy(TellingPolicy):
     """Notes with how many threads of torch each step runs."""
 
