@@ -149,6 +149,8 @@ def _lerobot(
         ) from error
     settings: Json = OmegaConf.to_container(config.lerobot, resolve=True)  # type: ignore[assignment]
     del settings["on"]
+    if not is_loopback(config.host):
+        LOG.warning("LeRobot's protocol has no TLS: whoever is between moves the robot", extra={"host": config.host})
     return LeRobotServer(
         server.sessions,
         LeRobotSettings(host=config.host, api_key=api_key, allows_anybody=config.allow_anybody, **settings),
