@@ -102,7 +102,7 @@ def read_description(folder: Path) -> PolicyDescription:
             found=f"no {DESCRIPTION}",
             remedy="name a training run or one of its checkpoints",
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             expected=f"a policy description in {path}",
             found=f"something unreadable ({type(error).__name__}: {error})",
@@ -152,7 +152,14 @@ def load_configured(
 
 def _with_weights(folder: Path, description: PolicyDescription) -> DenoisingPolicy:
     encoder = without_start_settings(description.encoder)
-    policy = build_policy(description.spec, description.policy, description.network, encoder)
+    try:
+        policy = build_policy(description.spec, description.policy, description.network, encoder)
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise UserError(
+            expected=f"settings in {folder / DESCRIPTION} that a policy can be made of",
+            found=f"others ({type(error).__name__}: {' '.join(str(error).split())})",
+            remedy="name another checkpoint, or train again",
+        ) from error
     try:
         weights = load_file(folder / WEIGHTS)
         policy.load_state_dict(weights, strict=True)

@@ -364,6 +364,17 @@ def test_a_policy_that_is_not_ready_or_fails_says_so():
     server.stop()
 
 
+def test_an_ipv6_address_is_listened_on():
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    server = LeRobotServer(Sessions(TellingPolicy(), SessionSettings()), LeRobotSettings(host="::1", port=0))
+    try:
+        with socket.create_connection(("::1", server.start()), timeout=10):
+            pass
+    finally:
+        server.stop()
+
+
 def test_a_port_in_use_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

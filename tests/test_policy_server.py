@@ -300,6 +300,16 @@ def test_the_pages_say_what_is_wanted_and_what_happened():
     assert float(values['embodied_dropped_requests_total{reason="refused"}']) == 1
 
 
+def test_a_request_that_its_session_refuses_is_counted_once():
+    with served() as server, Robot(server) as robot:
+        robot.ask(time_s=5.0)
+        assert "order of time" in robot.ask(time_s=1.0)["error"]["message"]
+        lines = get(server, "/metrics")[1].splitlines()
+    assert [line for line in lines if line.startswith("embodied_dropped_requests_total")] == [
+        'embodied_dropped_requests_total{reason="refused"} 1.0'
+    ]
+
+
 def test_without_the_key_there_is_health_alone():
     with served(api_key="secret") as server:
         for words in ({}, {"additional_headers": {"Authorization": "Api-Key wrong"}}):
@@ -315,6 +325,15 @@ def test_without_the_key_there_is_health_alone():
         client = PolicyClient(server.address, api_key="secret")
         assert client.infer(message())["actions"].shape == (4, 3)
         client.close()
+
+
+def test_a_key_beyond_ascii_is_a_wrong_one_or_the_right_one():
+    head = b"GET /spec HTTP/1.1\r\nHost: robot\r\nAuthorization: Api-Key "
+    with served(api_key="schl\u00fcssel") as server:
+        for key, status in ((b"schl\xfcssel", b"401"), (b"\xff\xfe", b"401"), (b"schl\xc3\xbcssel", b"200")):
+            with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2])), timeout=10) as peer:
+                peer.sendall(head + key + b"\r\n\r\n")
+                assert peer.recv(4096).split()[1] == status
 
 
 def test_more_connections_than_allowed_are_turned_away_and_the_others_go_on():

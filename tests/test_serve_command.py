@@ -11,6 +11,8 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import grpc
 import numpy as np
@@ -25,10 +27,13 @@ from toy_policies import SDP, TINY, toy_policy
 from toy_specs import toy_spec
 
 from embodied.client import PolicyClient, PolicyServerError
+from embodied.commands import serve
+from embodied.configuration import check
 from embodied.errors import UserError
 from embodied.policies.lerobot_policy import LeRobotPolicy
 from embodied.policies.policy_file import PolicyDescription, save_policy
 from embodied.serving.access import TokenBucket, check_exposure
+from embodied.serving.metrics import ServingMetrics
 from embodied.serving.tls import server_context
 from embodied.types import Observation
 
@@ -201,6 +206,9 @@ MISTAKES = {
     "keys": (["observation_keys={state/pint: a}"], "found 'state/pint'; did you mean 'state/point'"),
     "host": (["host=127.0.0.300", "allow_anybody=true"], "to listen on 127.0.0.300, port 8000; found"),
     "engine": (["policy.engine=onnx"], "the name of an engine; found 'onnx'"),
+    "device": (["device=tpu"], "device cpu or cuda; found tpu"),
+    "device without numbers": (["device=meta"], "device cpu or cuda; found meta"),
+    "no such device": (["device=cuda:99"], "a CUDA device for device=cuda:99; found"),
 }
 
 
@@ -219,6 +227,48 @@ def test_damaged_weights_are_one_line(capsys, tmp_path):
     (folder / "policy.safetensors").write_bytes(b"damaged")
     status, _, printed = embodied(capsys, "serve", str(folder))
     assert status == 2 and "that fit policy.json" in printed
+
+
+def test_settings_that_no_policy_can_be_made_of_are_one_line(capsys, tmp_path):
+    folder = checkpoint(tmp_path / "policy")
+    described = json.loads((folder / "policy.json").read_text())
+    described["network"]["width"] = None
+    (folder / "policy.json").write_text(json.dumps(described))
+    status, _, printed = embodied(capsys, "serve", str(folder))
+    assert status == 2 and "policy.json that a policy can be made of" in printed and "Traceback" not in printed
+
+
+def test_a_swap_that_fails_in_an_unforeseen_way_leaves_the_present_checkpoint(tmp_path, monkeypatch):
+    metrics = ServingMetrics()
+    server = SimpleNamespace(sessions=SimpleNamespace(metrics=metrics))
+    config, present = check("serve", [f"run={checkpoint(tmp_path / 'policy')}"]), object()
+    for error in (FileNotFoundError("pruned meanwhile"), MemoryError("too large")):
+        monkeypatch.setattr(serve, "load_checkpoint", Mock(side_effect=error))
+        assert serve._swapped(config, server, present) is present
+    assert 'embodied_checkpoint_swaps_total{outcome="refused"} 2.0' in metrics.text().decode()
+
+
+PROXIES = {
+    "upper case": ({"HTTP_PROXY": "http://127.0.0.1:9"}, True),
+    "of websockets alone": ({"ws_proxy": "http://127.0.0.1:9"}, True),
+    "for others": ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "10.127.0.0.1"}, True),
+    "not for this machine": ({"http_proxy": "http://127.0.0.1:9", "NO_PROXY": "localhost,127.0.0.1"}, False),
+    "for nobody": ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "*"}, False),
+    "none": ({"no_proxy": "localhost"}, False),
+}
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_a_proxy_that_would_stand_before_this_machine_is_said(name, monkeypatch):
+    environment, is_said = PROXIES[name]
+    for variable in [variable for variable in os.environ if variable.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    warning = Mock()
+    monkeypatch.setattr(serve.LOG, "warning", warning)
+    serve._hint_at_proxies()
+    assert warning.called is is_said
 
 
 def certificate(folder, *, days_from, days_to, name="server"):

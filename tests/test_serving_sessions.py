@@ -14,7 +14,7 @@ from toy_policies import DIFFUSION, SDP, toy_policy, toy_stream
 from embodied.errors import UserError
 from embodied.serving.answers import from_now_on
 from embodied.serving.batching import StepCosts, batch_sizes
-from embodied.serving.recorder import RecordingQueue
+from embodied.serving.recorder import RecordingQueue, SessionEnd
 from embodied.serving.registry import SessionsFull, SessionTaken
 from embodied.serving.served_session import Frame
 from embodied.serving.sessions import Sessions, SessionSettings
@@ -367,6 +367,19 @@ def test_a_swapped_checkpoint_goes_on_with_the_sessions():
     assert answer.asked_s == pytest.approx(0.8) and answer.chunk.actions[0, 1] == 0
 
 
+def test_a_stale_answer_names_the_weights_that_its_chunk_came_from():
+    slow = WaitingPolicy()
+    with serving(TellingPolicy()) as sessions:
+        before = ask(sessions)
+        sessions.swap(slow, "def", toy_observation())
+        slow.go.clear()
+        stale = ask(sessions, executed=1, deadline_s=0.05)
+        slow.go.set()
+        after = ask(sessions, executed=1)
+    assert stale.stale and stale.policy == before.policy != "def"
+    assert after.policy == "def"
+
+
 class ThreadCountingPolicy(TellingPolicy):
     """Notes with how many threads of torch each step runs."""
 
@@ -494,6 +507,24 @@ def test_a_recorder_that_is_too_slow_costs_records_and_no_time():
     sessions.stop()
     recording.close()
     assert len(recorder.noted) == 3 and recorder.losses == [("a", 7)]
+
+
+def test_what_a_recorder_does_not_finish_in_time_is_counted():
+    class Slow(Notes):
+        def write(self, event):
+            time.sleep(0.02)
+            super().write(event)
+
+    recorder, drops = Slow(), []
+    recording = RecordingQueue(recorder, 100, drops.append)
+    events = [SessionEnd("a") for _ in range(40)]
+    for event in events:
+        recording.put(event)
+    recording.close(0.1)
+    lost = recording.dropped["recorder_closed"]
+    assert lost > 20 and len(recorder.noted) + lost == len(events)
+    assert recorder.losses == [("a", lost)] and recorder.is_closed
+    assert set(drops) == {"recorder_closed"}
 
 
 def test_a_policy_that_never_ends_is_an_error_and_no_hang():

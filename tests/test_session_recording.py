@@ -354,3 +354,19 @@ def test_settings_that_make_no_sense_are_one_line(word, expected, capsys, tmp_pa
 
     status, _, printed = embodied(capsys, "serve", checkpoint(tmp_path / "policy"), word)
     assert status == 2 and expected in printed
+
+
+def test_connections_that_were_only_refused_leave_no_file_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_recorder, "MOST_OPEN_FILES", 2)
+    recorded = Recorded(tmp_path)
+    with recorded as server:
+        for _ in range(3):
+            with Robot(server) as robot:
+                assert "error" in robot.send({})
+        with Robot(server) as robot:
+            robot.ask(session="arm")
+    assert recorded.queue.dropped == {}
+    assert sorted(read_session(path).header.session[:10] for path in session_files(tmp_path)) == ["arm"] + 3 * [
+        "connection"
+    ]
+    assert all(path.name.endswith(".session") for path in session_files(tmp_path))

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from ssl import SSLContext
 from typing import TYPE_CHECKING
+from urllib.request import getproxies, proxy_bypass
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -148,6 +149,8 @@ def _lerobot(
         ) from error
     settings: Json = OmegaConf.to_container(config.lerobot, resolve=True)  # type: ignore[assignment]
     del settings["on"]
+    if not is_loopback(config.host):
+        LOG.warning("LeRobot's protocol has no TLS: whoever is between moves the robot", extra={"host": config.host})
     return LeRobotServer(
         server.sessions,
         LeRobotSettings(host=config.host, api_key=api_key, allows_anybody=config.allow_anybody, **settings),
@@ -205,6 +208,10 @@ def _swapped(config: DictConfig, server: PolicyServer, present: ServedCheckpoint
         metrics.swapped("refused")
         LOG.error("the checkpoint stays", extra={"why": str(error)})
         return present
+    except Exception as error:  # whatever is wrong with it, robots are connected to the present one
+        metrics.swapped("refused")
+        LOG.exception("the checkpoint stays", extra={"why": f"{type(error).__name__}: {error}"})
+        return present
     metrics.swapped("done")
     LOG.info("swapped", extra={"checkpoint": str(newest.path), "weights": newest.weights})
     return newest
@@ -225,8 +232,8 @@ def _check_inputs(newest: ServedCheckpoint, present: ServedCheckpoint) -> None:
 
 def _hint_at_proxies() -> None:
     """openpi's client goes through the environment's proxy even to this machine; ours does not."""
-    proxies = [name for name in ("http_proxy", "https_proxy", "all_proxy") if os.environ.get(name)]
-    if proxies and "127.0.0.1" not in os.environ.get("no_proxy", ""):
+    proxies = [f"{kind}_proxy" for kind in getproxies() if kind != "no"]  # of upper case too
+    if proxies and not proxy_bypass("127.0.0.1"):
         LOG.warning(
             "a proxy is set: clients on this machine need no_proxy=127.0.0.1,localhost",
             extra={"variables": ", ".join(proxies)},

@@ -43,8 +43,7 @@ def load_checkpoint(config: DictConfig) -> ServedCheckpoint:
         UserError: none there, one that does not load, settings that it cannot run with, no such device, or a LeRobot
             checkpoint without a spec.
     """
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(expected="a CUDA device for device=cuda", found="none", remedy="serve with device=cpu")
+    _check_device(str(config.device))
     folder = Path(str(config.run))
     if all((folder / name).is_file() for name in LEROBOT_FILES):
         return _of_lerobot(config, folder)
@@ -52,6 +51,20 @@ def load_checkpoint(config: DictConfig) -> ServedCheckpoint:
     path = resolved_checkpoint(config.run, config.run_root)
     policy, description = load_configured(path, _given(config.policy), config.device)
     return ServedCheckpoint(path, policy, policy.inputs, description.statistics, _digits(path / WEIGHTS))
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(expected="device cpu or cuda", found=name, remedy="use one of them, or cuda:1 for the second")
+    found = torch.cuda.device_count() if device.type == "cuda" else 1
+    if found <= (device.index or 0):
+        raise UserError(
+            expected=f"a CUDA device for device={name}", found=str(found or "none"), remedy="serve with device=cpu"
+        )
 
 
 def _of_lerobot(config: DictConfig, folder: Path) -> ServedCheckpoint:

@@ -37,7 +37,12 @@ def may_enter(authorization: str | None, api_key: str | None) -> bool:
     if not api_key:
         return True
     scheme, _, given = (authorization or "").partition(" ")
-    return hmac.compare_digest(given.encode(), api_key.encode()) and scheme == "Api-Key"
+    return hmac.compare_digest(_bytes(given), _bytes(api_key)) and scheme == "Api-Key"
+
+
+def _bytes(text: str) -> bytes:
+    """As they came: headers and the environment hold what is not ASCII or UTF-8 as surrogates."""
+    return text.encode(errors="surrogateescape")
 
 
 class TokenBucket:

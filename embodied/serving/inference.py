@@ -192,7 +192,7 @@ class InferenceThread:
     ) -> Outcome | None:
         """What the request gets; None if it was answered at its deadline. The chunk is the session's newest then."""
         session = pending.session
-        computed = ComputedChunk(chunk, pending.asked_s, infer_ms, batch)
+        computed = ComputedChunk(chunk, pending.asked_s, infer_ms, batch, self.weights)
         is_of_this_episode = session.episode == pending.episode
         if not np.isfinite(chunk.actions).all():
             if is_of_this_episode:
@@ -206,7 +206,7 @@ class InferenceThread:
         if is_of_this_episode:
             session.took(computed)
         queue_ms = 1000 * (began_s - pending.received_s)
-        answer = pending.answer(computed, self.weights, self._clock(), queue_ms=queue_ms, reason="", repeated=repeated)
+        answer = pending.answer(computed, self._clock(), queue_ms=queue_ms, reason="", repeated=repeated)
         return self._given(pending, answer)
 
     def _failed(self, pending: PendingRequest, error: Exception) -> list[Outcome]:

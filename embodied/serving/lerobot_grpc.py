@@ -88,7 +88,8 @@ class LeRobotServer:
         Raises:
             UserError: the port is in use, or the address is none of this machine's.
         """
-        address = f"{self._settings.host}:{self._settings.port}"
+        host = self._settings.host
+        address = f"{f'[{host}]' if ':' in host else host}:{self._settings.port}"
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:

@@ -39,10 +39,9 @@ class ServingMetrics:
         self._sessions.set(count)
 
     def finished(self, answer: Answer | None, took_s: float) -> None:
-        """A request has got its answer; None: it was refused by the session or the policy."""
+        """A request has got its answer; None: it was refused, which is counted where the client is told (`dropped`)."""
         self._latency.observe(took_s)
         if answer is None:
-            self.dropped("session")
             return
         if answer.stale:
             self._stale.inc()

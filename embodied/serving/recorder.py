@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -126,13 +127,26 @@ class RecordingQueue:
         self._drop("recorder_queue")
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Let the recorder finish what is in the queue."""
-        try:
+        """Let the recorder finish what is in the queue. What it does not within this time is dropped and counted."""
+        with suppress(queue.Full):
             self._queue.put(None, timeout=timeout_s)
-        except queue.Full:
-            LOG.error("the recorder does not come to an end", extra={"waiting": self._queue.qsize()})
-            return
-        self._thread.join(timeout_s)
+            self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            LOG.error("the recorder does not come to an end", extra={"dropped": self._drop_waiting()})
+            self._queue.put(None)
+            self._thread.join(timeout_s)
+
+    def _drop_waiting(self) -> int:
+        """Take out what waits; how many events that were."""
+        count = 0
+        with suppress(queue.Empty):
+            while True:
+                if (event := self._queue.get_nowait()) is not None:
+                    count += 1
+                    with self._lock:
+                        self._lost[event.session] += 1
+                    self._drop("recorder_closed")
+        return count
 
     def _drop(self, reason: str) -> None:
         with self._lock:

@@ -30,9 +30,7 @@ class PendingRequest:
     episode: int
     is_answered: bool = False
 
-    def answer(
-        self, computed: ComputedChunk, policy: str, now_s: float, *, queue_ms: float, reason: str, repeated: bool
-    ) -> Answer:
+    def answer(self, computed: ComputedChunk, now_s: float, *, queue_ms: float, reason: str, repeated: bool) -> Answer:
         """The answer with this chunk, given now.
 
         Args:
@@ -48,11 +46,11 @@ class PendingRequest:
             late=not reason and now_s > self.deadline_s,
             reason=reason,
             history_repeated=repeated,
-            policy=policy,
+            policy=computed.weights,
             timings=Timings(self.received_s, queue_ms, computed.infer_ms, computed.batch),
         )
 
-    def earlier_answer(self, reason: str, policy: str, now_s: float) -> Answer | None:
+    def earlier_answer(self, reason: str, now_s: float) -> Answer | None:
         """The answer with the session's newest chunk, in the place of this request's own; its observation is kept.
 
         None if it has its answer already, belongs to an episode that is over, or no action of that chunk is of use.
@@ -66,16 +64,16 @@ class PendingRequest:
         self.is_answered = True
         session.observe_late(self.frame, self.asked_s)
         waited_ms = 1000 * (now_s - self.received_s)
-        return self.answer(newest, policy, now_s, queue_ms=waited_ms, reason=reason, repeated=False)
+        return self.answer(newest, now_s, queue_ms=waited_ms, reason=reason, repeated=False)
 
-    def superseded(self, by: str, policy: str, now_s: float) -> Answer | UserError | None:
+    def superseded(self, by: str, now_s: float) -> Answer | UserError | None:
         """What it gets now that something newer has come: as `earlier_answer`, else a refusal that names it.
 
         None if it has its answer already.
         """
         if self.is_answered:
             return None
-        if (answer := self.earlier_answer("superseded", policy, now_s)) is not None:
+        if (answer := self.earlier_answer("superseded", now_s)) is not None:
             return answer
         self.is_answered = True
         return UserError(

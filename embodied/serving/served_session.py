@@ -30,6 +30,7 @@ class ComputedChunk:
     observed_s: float
     infer_ms: float
     batch: int
+    weights: str  # that it was computed with: the first digits of their hash
 
 
 class ServedSession:

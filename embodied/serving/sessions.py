@@ -130,6 +130,8 @@ class Sessions:
             names = self._registry.names_of(owner)
         for name in names:
             self.close(name, owner)
+        if owner not in names:  # requests that could not be read are recorded under its own name
+            self._telemetry.closed(str(owner))
 
     def _new_session(self, name: str, owner: Hashable) -> ServedSession:
         repeats = self.settings.repeats_history
@@ -272,7 +274,7 @@ class Sessions:
     def expire(self, pending: PendingRequest) -> None:
         """The request's deadline has come: answer it with an earlier chunk, if there is one of use."""
         with self._lock:
-            answer = pending.earlier_answer("deadline", self.weights, self._clock())
+            answer = pending.earlier_answer("deadline", self._clock())
         self._deliver(None if answer is None else (pending, answer))
 
     @property
@@ -320,7 +322,7 @@ class Sessions:
     def _superseded(self, session: ServedSession, by: str = "a new episode") -> Outcome | None:
         """What the session's waiting request gets now that something newer has come."""
         pending = self._waiting.pop(session, None)
-        outcome = None if pending is None else pending.superseded(by, self.weights, self._clock())
+        outcome = None if pending is None else pending.superseded(by, self._clock())
         return None if pending is None or outcome is None else (pending, outcome)
 
     def _deliver(self, given: Outcome | None) -> None:
