@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +34,7 @@ class PolicyClient:
         address: str,
         *,
         api_key: str | None = None,
+        ca_file: str | Path | None = None,
         connect_timeout_s: float = 10.0,
         answer_timeout_s: float = 10.0,
     ) -> None:
@@ -39,12 +42,15 @@ class PolicyClient:
         Args:
             address: such as ws://127.0.0.1:8000.
             api_key: sent as `Authorization: Api-Key ...`.
+            ca_file: PEM, of a wss:// address: certificates that are trusted in the place of the system's, such as a
+                server's own one.
             connect_timeout_s: for the connection and for the metadata, each.
             answer_timeout_s: for one answer.
 
         Raises:
-            UserError: no websocket address, or websockets is not installed.
-            PolicyServerError: nobody answers there, or not as a policy server does.
+            UserError: no websocket address, a `ca_file` that is none, or websockets is not installed.
+            PolicyServerError: nobody answers there, not as a policy server does, or with a certificate that is not
+                trusted.
         """
         connect, self._errors = _websockets()
         self._address, self._timeout_s = address, answer_timeout_s
@@ -58,7 +64,14 @@ class PolicyClient:
                 max_size=wire.LARGEST_MESSAGE_BYTES,
                 additional_headers=headers,
                 **_without_proxy(address),
+                **_trust(address, ca_file),
             )
+        except ssl.SSLCertVerificationError as error:
+            raise PolicyServerError(
+                expected=f"a certificate of {address} that is trusted here",
+                found=error.verify_message,
+                remedy="name the server's certificate as ca_file; one that has expired must be renewed there",
+            ) from error
         except (OSError, TimeoutError, self._errors.InvalidHandshake) as error:
             raise PolicyServerError(
                 expected=f"a policy server at {address}",
@@ -177,6 +190,27 @@ def _without_proxy(address: str) -> Json:
             remedy="correct it",
         )
     return {"proxy": None} if _is_loopback(parts.hostname) else {}
+
+
+def _trust(address: str, ca_file: str | Path | None) -> Json:
+    """
+    Raises:
+        UserError: no such file, one without certificates, or an address without TLS.
+    """
+    if ca_file is None:
+        return {}
+    if not address.startswith("wss://"):
+        raise UserError(
+            expected="a wss:// address with ca_file", found=f"'{address}'", remedy="correct it, or leave ca_file out"
+        )
+    try:
+        return {"ssl": ssl.create_default_context(cafile=ca_file)}
+    except OSError as error:  # ssl's own errors too
+        raise UserError(
+            expected=f"certificates in PEM form in {ca_file}",
+            found=error.strerror or str(error),
+            remedy="name the server's certificate, or that of whoever signed it",
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

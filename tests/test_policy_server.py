@@ -1,6 +1,8 @@
 """The server on a port: the protocol as its clients know it, the pages, and who is turned away how."""
 
+import gc
 import json
+import logging
 import socket
 import threading
 import time
@@ -179,6 +181,44 @@ def test_several_keys_on_one_connection_are_several_robots():
             with pytest.raises(ConnectionClosed, match="1008"):
                 other.receive()
         assert robot.ask(session="left")["actions"][0, 1] == 2
+
+
+def test_of_two_clients_that_claim_one_session_the_first_goes_on():
+    with served() as server, Robot(server) as first, Robot(server) as second:
+        before = first.ask(session="arm")
+        said = second.ask(session="arm")
+        assert isinstance(said, str) and "arm" in said, said
+        with pytest.raises(ConnectionClosed) as closed:
+            second.receive()
+        assert closed.value.rcvd.code == 1008
+        after = first.ask(session="arm")
+        assert before["session"] == after["session"] == "arm" and after["episode"] == before["episode"]
+        assert 'reason="session_taken"} 1.0' in get(server, "/metrics")[1]
+
+
+def test_nothing_is_kept_of_requests_refusals_and_connections_that_are_over(caplog):
+    """A server's memory over many of them (`embodied bench serve` makes a million), in Python objects."""
+    caplog.set_level(logging.CRITICAL, "embodied.serving")  # pytest keeps what is logged
+
+    def objects_after(rounds):
+        for _ in range(rounds):
+            assert "actions" in robot.ask()
+            assert "actions" in robot.ask(session="arm")
+            assert "error" in robot.ask(**{"state/point": np.full(2, np.nan, np.float32)})
+            with Robot(server) as passing:
+                assert "actions" in passing.ask()
+        ends_s = time.monotonic() + 10
+        while threading.active_count() > threads and time.monotonic() < ends_s:  # of the last connection
+            time.sleep(0.01)
+        gc.collect()
+        return len(gc.get_objects())
+
+    with served() as server, Robot(server) as robot:
+        robot.ask()
+        threads = threading.active_count()
+        objects_after(20)
+        before = objects_after(20)
+        assert objects_after(200) - before < 50
 
 
 def test_a_foreign_robots_names_fit_the_spec_by_configuration():

@@ -323,8 +323,36 @@ def test_robots_speak_through_tls_and_see_whom_they_speak_to(tmp_path):
             connection.recv(timeout=10)
             connection.send(wire.pack(message()))
             assert wire.unpack(connection.recv(timeout=10))["actions"].shape == (4, 3)
-        with pytest.raises(PolicyServerError, match="CERTIFICATE_VERIFY_FAILED"):
+        client = PolicyClient(address, ca_file=files[0])
+        assert client.infer(message())["actions"].shape == (4, 3)
+        client.close()
+        with pytest.raises(PolicyServerError, match="a certificate of wss:.* trusted here; found self.signed.*ca_file"):
             PolicyClient(address)
+        other = certificate(tmp_path, days_from=-1, days_to=1, name="other")
+        with pytest.raises(PolicyServerError, match="a certificate of wss:.* that is trusted here"):
+            PolicyClient(address, ca_file=other[0])
+
+
+def test_a_file_of_certificates_that_is_none_is_named(tmp_path):
+    (tmp_path / "text.pem").write_text("no certificate")
+    for file, found in (("absent.pem", "No such file"), ("text.pem", "")):
+        with pytest.raises(UserError, match=f"certificates in PEM form in .*{file}; found .*{found}"):
+            PolicyClient("wss://localhost:1", ca_file=tmp_path / file)
+    with pytest.raises(UserError, match="a wss:// address with ca_file; found 'ws://localhost:1'"):
+        PolicyClient("ws://localhost:1", ca_file=tmp_path / "text.pem")
+
+
+def test_an_expired_certificate_is_one_line_for_the_robot(tmp_path):
+    from serving_policies import TellingPolicy
+    from test_policy_server import served
+
+    files = certificate(tmp_path, days_from=-2, days_to=-1)
+    unchecked = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # `server_context` refuses it
+    unchecked.load_cert_chain(*files)
+    with served(TellingPolicy(), host="localhost", tls=unchecked) as server:
+        address = server.address.replace("127.0.0.1", "localhost").replace("[::1]", "localhost")
+        with pytest.raises(PolicyServerError, match="found certificate has expired; .*must be renewed"):
+            PolicyClient(address, ca_file=files[0])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "robot.local"])

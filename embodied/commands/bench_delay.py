@@ -186,11 +186,11 @@ def _columns(delays_ms: list[float], steps: list[int]) -> list[str]:
 
 
 def _cells(row: Json) -> list[str]:
-    return [row["mode"], *map(_rate, row["success"]), f"{row['largest_fall']:.2f}"]
+    return [row["mode"], *map(_rate, row["success"]), f"{row['largest_fall']:.3f}"]
 
 
 def _cells_in_time(row: Json) -> list[str]:
-    return [row["mode"], *map(_rate, row["in_time"]), f"{row['largest_fall_in_time']:.2f}"]
+    return [row["mode"], *map(_rate, row["in_time"]), f"{row['largest_fall_in_time']:.3f}"]
 
 
 def _rate(rate: Json) -> str:

@@ -24,6 +24,7 @@ class ServerSettings:
     action_steps: int | None = None  # Ta, executed of each answer; None: as many as the server's metadata say
     keys: Mapping[str, str] | None = None  # what is sent: our name -> the server's; None or empty: all, by ours
     api_key: str | None = None
+    ca_file: str | None = None  # certificates that are trusted in the place of the system's
     connect_timeout_s: float = 10.0
     answer_timeout_s: float = 10.0
 
@@ -93,6 +94,7 @@ class RemotePolicy:
         return PolicyClient(
             settings.address,
             api_key=settings.api_key,
+            ca_file=settings.ca_file,
             connect_timeout_s=settings.connect_timeout_s,
             answer_timeout_s=settings.answer_timeout_s,
         )
