@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from ssl import SSLContext
@@ -22,7 +23,7 @@ from embodied.errors import UserError
 from embodied.serving.access import API_KEY_VARIABLE, check_exposure, is_loopback
 from embodied.serving.description import largest_frame
 from embodied.serving.json_lines import log_to
-from embodied.serving.observation_reader import ObservationReader
+from embodied.serving.observation_reader import ObservationReader, range_limits
 from embodied.serving.openpi_server import ListeningSettings
 from embodied.serving.policy_server import PolicyServer
 from embodied.serving.sessions import SessionSettings
@@ -175,6 +176,7 @@ def _serve(
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
     ends = ExitStack()
+    readers = [server.reader] if lerobot is None else [server.reader, lerobot.reader]
     try:
         server.start(checkpoint.warm_up_observation())
         say(f"{checkpoint.policy.spec.task}, {checkpoint.policy.label}: {server.address}")
@@ -184,7 +186,7 @@ def _serve(
         while not end.wait(0.2):
             if reload.is_set():
                 reload.clear()
-                checkpoint = _swapped(config, server, checkpoint)
+                checkpoint = _swapped(config, server, readers, checkpoint)
                 if record is not None:
                     record.swapped(checkpoint)
     finally:
@@ -194,8 +196,14 @@ def _serve(
             signal.signal(number, previous)
 
 
-def _swapped(config: DictConfig, server: PolicyServer, present: ServedCheckpoint) -> ServedCheckpoint:
-    """The checkpoint that is served now: the run's newest, or the present one if that cannot be served."""
+def _swapped(
+    config: DictConfig, server: PolicyServer, readers: Sequence[ObservationReader], present: ServedCheckpoint
+) -> ServedCheckpoint:
+    """The checkpoint that is served now: the run's newest, or the present one if that cannot be served.
+
+    Args:
+        readers: that check observations by the served checkpoint's training data.
+    """
     metrics = server.sessions.metrics
     try:
         newest = load_checkpoint(config)
@@ -203,6 +211,7 @@ def _swapped(config: DictConfig, server: PolicyServer, present: ServedCheckpoint
         if newest.weights == present.weights:
             LOG.info("no other checkpoint", extra={"checkpoint": str(newest.path)})
             return present
+        limits = range_limits(newest.inputs, newest.statistics, config.range_margin)  # before: it may fail
         server.swap(newest.policy, newest.weights, newest.warm_up_observation())
     except UserError as error:  # a file that is being written, perhaps
         metrics.swapped("refused")
@@ -212,6 +221,8 @@ def _swapped(config: DictConfig, server: PolicyServer, present: ServedCheckpoint
         metrics.swapped("refused")
         LOG.exception("the checkpoint stays", extra={"why": f"{type(error).__name__}: {error}"})
         return present
+    for reader in readers:
+        reader.limits = limits
     metrics.swapped("done")
     LOG.info("swapped", extra={"checkpoint": str(newest.path), "weights": newest.weights})
     return newest

@@ -82,6 +82,10 @@ class LeRobotServer:
         self._server.add_generic_rpc_handlers((self._service.handlers(),))
         self.port: int | None = None
 
+    @property
+    def reader(self) -> ObservationReader:
+        return self._service.reader
+
     def start(self) -> int:
         """Begin to listen. Returns the port.
 
@@ -115,8 +119,8 @@ class LeRobotService:
     def __init__(self, sessions: Sessions, settings: LeRobotSettings, **reader: Any) -> None:
         self._sessions, self._settings = sessions, settings
         keys = lerobot_keys(sessions.spec, settings.keys)
-        self._reader = ObservationReader(sessions.spec, keys, **reader)
-        self._image_sizes = {keys[f"images/{c.name}"]: (c.height, c.width) for c in self._reader.inputs.cameras}
+        self.reader = ObservationReader(sessions.spec, keys, **reader)
+        self._image_sizes = {keys[f"images/{c.name}"]: (c.height, c.width) for c in self.reader.inputs.cameras}
         self._peers = LeRobotPeers(sessions, settings.most_connections, settings.idle_s, settings.observation_s)
 
     def start(self) -> None:
@@ -157,7 +161,7 @@ class LeRobotService:
         received_s = time.monotonic()
         try:
             seen = read_observation(data)
-            observation = self._reader.read(as_message(seen, peer.instructions, self._image_sizes))
+            observation = self.reader.read(as_message(seen, peer.instructions, self._image_sizes))
         except UserError as error:
             self._sessions.refused(peer.name, peer.name, received_s, error)
             raise

@@ -40,17 +40,17 @@ class PolicyServer:
             UserError: the address cannot be listened on.
         """
         self.sessions = Sessions(policy, sessions, weights=weights, metrics=metrics, recording=recording)
-        self._reader, self._refuses_by_text = reader, refuses_by_text
+        self.reader, self._refuses_by_text = reader, refuses_by_text
         self._state = "warming up"
         routes = HttpRoutes(
             state=lambda: self._state,
             metrics=self.sessions.metrics.text,
-            spec=lambda: spec_document(self.sessions, self._reader),
+            spec=lambda: spec_document(self.sessions, self.reader),
         )
         self._server = OpenpiServer(
             listening,
             self._conversation,
-            lambda: metadata(self.sessions, self._reader),
+            lambda: metadata(self.sessions, self.reader),
             routes,
             dropped=self.sessions.metrics.dropped,
         )
@@ -83,5 +83,5 @@ class PolicyServer:
         LOG.info("ended")
 
     def _conversation(self, name: str, rate: TokenBucket) -> OpenpiConversation:
-        reader = RequestReader(self._reader, self.sessions.policy.history)
+        reader = RequestReader(self.reader, self.sessions.policy.history)
         return OpenpiConversation(name, self.sessions, reader, rate=rate, refuses_by_text=self._refuses_by_text)
