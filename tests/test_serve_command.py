@@ -227,6 +227,8 @@ MISTAKES = {
     "public": (["host=0.0.0.0"], "an API key for the public address 0.0.0.0; found none in EMBODIED_API_KEY"),
     "refusals": (["refusals=no"], "refusals answer or text; found no"),
     "limit": (["listening.rate_limit=0"], "listening.rate_limit above 0; found 0"),
+    "drain": (["drain_s=-1"], "drain_s of 0 or more; found -1; set drain_s"),
+    "margin": (["range_margin=-1"], "range_margin of 0 or more; found -1; set range_margin"),
     "port": (["port=70000"], "port between 0 and 65535; found 70000"),
     "key alone": (["tls.key=a.pem"], "tls.certificate and tls.key together; found tls.key alone"),
     "no certificate": (["tls.key=a.pem", "tls.certificate=b.pem"], "the file b.pem; found none"),
@@ -237,6 +239,10 @@ MISTAKES = {
     "device without numbers": (["device=meta"], "device cpu or cuda; found meta"),
     "no such device": (["device=cuda:99"], "a CUDA device for device=cuda:99; found"),
 }
+
+
+def test_no_time_to_drain_and_no_margin_are_allowed():
+    serve.check(check("serve", ["run=policy", "drain_s=0", "range_margin=0"]))
 
 
 @pytest.mark.parametrize("name", MISTAKES)

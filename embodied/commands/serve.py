@@ -80,6 +80,10 @@ def check(config: DictConfig) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and value > 0):
             raise UserError(expected=f"{name} above 0", found=str(value), remedy=f"set {name} to what is wanted")
+    for name in ("drain_s", "range_margin"):
+        value = config[name]
+        if value is not None and not value >= 0:  # a negative margin refuses what the policy was trained on
+            raise UserError(expected=f"{name} of 0 or more", found=str(value), remedy=f"set {name} to what is wanted")
     for name, port in (("port", config.port), ("lerobot.port", config.lerobot.port)):
         if not 0 <= port <= 65535:
             raise UserError(
