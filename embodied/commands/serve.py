@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from ssl import SSLContext
 from typing import TYPE_CHECKING
@@ -179,14 +179,14 @@ def _serve(
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
-    ends = ExitStack()
+    drains = [server.drain]  # the last one first: they share the time, and the first one stops the sessions
     readers = [server.reader] if lerobot is None else [server.reader, lerobot.reader]
     try:
         server.start(checkpoint.warm_up_observation())
         say(f"{checkpoint.policy.spec.task}, {checkpoint.policy.label}: {server.address}")
         if lerobot is not None:
             say(f"LeRobot's robot clients: {config.host}:{lerobot.start()}")
-            ends.callback(lerobot.stop, config.drain_s)
+            drains.append(lerobot.drain)
         while not end.wait(0.2):
             if reload.is_set():
                 reload.clear()
@@ -194,8 +194,10 @@ def _serve(
                 if record is not None:
                     record.swapped(checkpoint)
     finally:
-        ends.close()
-        server.drain(config.drain_s)
+        server.begin_drain(config.drain_s)
+        until_s = time.monotonic() + config.drain_s
+        for drain in reversed(drains):
+            drain(max(0.0, until_s - time.monotonic()))
         for number, previous in before.items():
             signal.signal(number, previous)
 

@@ -74,10 +74,21 @@ class PolicyServer:
         """Go on with another checkpoint; see `Sessions.swap`."""
         self.sessions.swap(policy, weights, observation)
 
+    def begin_drain(self, timeout_s: float) -> None:
+        """Nobody new from now on, and `/healthz` says so; whoever is here goes on until `drain` is over.
+
+        Args:
+            timeout_s: that they are going to have.
+        """
+        if self._state == "draining":
+            return
+        self._state = "draining"
+        self._server.refuse_new()
+        LOG.info("draining", extra={"sessions": self.sessions.open_sessions, "timeout_s": timeout_s})
+
     def drain(self, timeout_s: float) -> None:
         """Nobody new; whoever is here has this long to finish; then everything is closed."""
-        self._state = "draining"
-        LOG.info("draining", extra={"sessions": self.sessions.open_sessions, "timeout_s": timeout_s})
+        self.begin_drain(timeout_s)
         self._server.drain(timeout_s)
         self.sessions.stop()
         LOG.info("ended")
