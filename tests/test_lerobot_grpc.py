@@ -27,6 +27,7 @@ from embodied.serving.lerobot_grpc import LeRobotServer, LeRobotSettings
 from embodied.serving.lerobot_observation import resized
 from embodied.serving.lerobot_peers import SILENT_S, LeRobotPeers, NobodyNew
 from embodied.serving.lerobot_values import read_instructions, read_observation
+from embodied.serving.registry import SessionsFull
 from embodied.serving.sessions import Sessions, SessionSettings
 
 FUZZED = int(os.environ.get("EMBODIED_FUZZ", "300"))  # mutated pickles in a test; 100000 for the long run
@@ -354,6 +355,44 @@ def test_connections_are_limited_and_forgotten_when_idle():
             time.sleep(0.05)
         other.begin()
         assert sessions.open_sessions == 1
+
+
+def called(connections, *names):
+    for name in names:
+        with connections.calling(name):
+            pass
+
+
+def test_a_new_connection_takes_the_place_of_the_one_that_is_silent_longest():
+    now_s = [0.0]
+    with peers(now_s) as (connections, sessions):
+        called(connections, "first")
+        now_s[0] = 1.0
+        called(connections, "second")
+        now_s[0] = SILENT_S - 0.1
+        with pytest.raises(SessionsFull):
+            called(connections, "third")
+        now_s[0] = SILENT_S
+        called(connections, "third")
+        with pytest.raises(SessionsFull):
+            called(connections, "first")  # it is the one that was forgotten; the second one's time is not yet over
+        called(connections, "second", "third")
+        assert sessions.open_sessions == 2
+
+
+def test_a_robot_that_asks_keeps_its_place_however_long_its_call_takes():
+    now_s = [0.0]
+    with peers(now_s, most=1, idle_s=100.0) as (connections, sessions):
+        with connections.calling("robot") as robot:
+            now_s[0] = 1000.0
+            connections.look()
+            with pytest.raises(SessionsFull):
+                called(connections, "other")
+        now_s[0] += SILENT_S - 0.1
+        with pytest.raises(SessionsFull):
+            called(connections, "other")
+        with connections.calling("robot") as same:
+            assert same is robot and sessions.open_sessions == 1
 
 
 def test_who_has_no_key_is_refused_and_a_public_address_needs_one():

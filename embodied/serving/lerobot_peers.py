@@ -176,7 +176,7 @@ class LeRobotPeers:
                 found="one that is about to end",
                 remedy="try again in a moment",
             )
-        if len(self._peers) >= self._most:
+        if len(self._peers) >= self._most and not self._forgets_most_silent():
             raise SessionsFull(
                 expected=f"at most {self._most} connections of LeRobot's protocol",
                 found="one more",
@@ -185,6 +185,16 @@ class LeRobotPeers:
         self._sessions.open(name, name)
         peer = self._peers[name] = LeRobotPeer(name, self._sessions, self._clock)
         return peer
+
+    def _forgets_most_silent(self) -> bool:
+        """Whether there was one to forget: gRPC does not say that a client has closed its connection."""
+        peer = max(self._peers.values(), key=LeRobotPeer.silent_s)
+        if peer.silent_s() < SILENT_S:
+            return False
+        del self._peers[peer.name]
+        peer.stop()
+        self._sessions.close(peer.name, peer.name)
+        return True
 
     @contextlib.contextmanager
     def timed(self, peer: LeRobotPeer, context: grpc.ServicerContext) -> Iterator[None]:
