@@ -25,7 +25,9 @@ from embodied.errors import UserError
 from embodied.serving import lerobot_messages as messages
 from embodied.serving.lerobot_grpc import LeRobotServer, LeRobotSettings
 from embodied.serving.lerobot_observation import resized
+from embodied.serving.lerobot_peers import SILENT_S, LeRobotPeers, NobodyNew
 from embodied.serving.lerobot_values import read_instructions, read_observation
+from embodied.serving.registry import SessionsFull
 from embodied.serving.sessions import Sessions, SessionSettings
 
 FUZZED = int(os.environ.get("EMBODIED_FUZZ", "300"))  # mutated pickles in a test; 100000 for the long run
@@ -39,9 +41,20 @@ def serving(policy=None, observation=None, **settings):
     server = LeRobotServer(sessions, LeRobotSettings(**{"port": 0, "poll_s": 0.3, **settings}))
     sessions.start(observation or toy_observation())
     try:
-        yield server.start(), sessions
+        yield server.start(), sessions, server
     finally:
         server.stop()
+        sessions.stop()
+
+
+@contextlib.contextmanager
+def peers(now_s, most=2, idle_s=120.0):
+    """Connections without the network, by a clock of the test's own."""
+    sessions = Sessions(TellingPolicy(), SessionSettings())
+    sessions.start(toy_observation())
+    try:
+        yield LeRobotPeers(sessions, most, idle_s, 10.0, clock=lambda: now_s[0]), sessions
+    finally:
         sessions.stop()
 
 
@@ -106,7 +119,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_an_episode_in_lerobots_words():
-    with serving() as (port, _), Client(port) as client:
+    with serving() as (port, _, _), Client(port) as client:
         client.begin(actions=3)
         client.send(1000.0, 0, must_go=True)
         first = client.actions()
@@ -122,7 +135,7 @@ def test_an_episode_in_lerobots_words():
 
 
 def test_only_the_newest_observation_is_acted_on_and_one_that_must_go_always_is():
-    with serving() as (port, _), Client(port) as client:
+    with serving() as (port, _, _), Client(port) as client:
         client.begin()
         for step in range(4):
             client.send(1000.0 + 0.1 * step, step)
@@ -135,7 +148,7 @@ def test_only_the_newest_observation_is_acted_on_and_one_that_must_go_always_is(
 
 def test_observations_from_before_an_answer_are_out_of_date_with_it():
     policy = WaitingPolicy()
-    with serving(policy) as (port, _), Client(port) as client:
+    with serving(policy) as (port, _, _), Client(port) as client:
         client.begin()
         policy.begun.clear()
         policy.go.clear()
@@ -161,7 +174,7 @@ def test_observations_from_before_an_answer_are_out_of_date_with_it():
 
 
 def test_get_actions_waits_for_an_observation():
-    with serving(poll_s=5.0) as (port, _), Client(port) as client:
+    with serving(poll_s=5.0) as (port, _, _), Client(port) as client:
         client.begin()
         got = []
         thread = threading.Thread(target=lambda: got.append(client.actions()))
@@ -174,7 +187,7 @@ def test_get_actions_waits_for_an_observation():
 
 
 def test_ready_begins_an_episode_and_connections_are_sessions():
-    with serving() as (port, sessions), Client(port) as one, Client(port) as other:
+    with serving() as (port, sessions, _), Client(port) as one, Client(port) as other:
         one.begin()
         other.begin()
         assert sessions.open_sessions == 2
@@ -200,7 +213,7 @@ def test_a_policy_with_a_delay_answers_for_the_steps_after_it():
         return chunks, states
 
     policy.step = step
-    with serving(policy) as (port, _), Client(port) as client:
+    with serving(policy) as (port, _, _), Client(port) as client:
         client.begin()
         client.send(1000.0, 0)
         assert client.actions()[0].timestep == 0
@@ -216,7 +229,7 @@ def test_cameras_are_brought_to_the_policys_size():
     first = toy_observation()
     first.images["front"] = np.zeros((24, 24, 3), np.uint8)
     image = np.random.default_rng(0).integers(0, 255, (48, 72, 3), dtype=np.uint8)
-    with serving(policy, first) as (port, _), Client(port) as client:
+    with serving(policy, first) as (port, _, _), Client(port) as client:
         client.begin()
         client.send(1.0, 0, front=image)
         client.actions()
@@ -233,7 +246,7 @@ def test_cameras_are_brought_to_the_policys_size():
 
 def test_a_foreign_robots_names_fit_by_configuration():
     keys = {"state/point": "arm", "state/goal": "target", "instruction": "say"}
-    with serving(keys=keys) as (port, _), Client(port) as client:
+    with serving(keys=keys) as (port, _, _), Client(port) as client:
         client.begin(features={})
         client.send(1.0, 0, arm=np.array([1.0, 2.0]), target=[0.0, 1.0], say="hello")
         assert len(client.actions()) == 4
@@ -250,7 +263,7 @@ def test_a_foreign_robots_names_fit_by_configuration():
     ],
 )
 def test_an_observation_that_does_not_fit_is_refused_and_the_session_goes_on(changes, reason):
-    with serving() as (port, _), Client(port) as client:
+    with serving() as (port, _, _), Client(port) as client:
         client.begin()
         with refused(INVALID, reason):
             client.send(1.0, 0, **changes)
@@ -264,7 +277,7 @@ class Evil:
 
 
 def test_a_hostile_pickle_is_refused_over_the_wire_and_others_go_on():
-    with serving() as (port, _), Client(port) as client, Client(port) as other:
+    with serving() as (port, _, _), Client(port) as client, Client(port) as other:
         client.begin()
         other.begin()
         for data in (pickle.dumps(Evil()), b"", b"\x80\x04", pickle.dumps({"a": eval})):
@@ -296,7 +309,7 @@ def chunk(state, data=b"x"):
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_chunks_that_make_no_message_are_refused(stream, reason):
-    with serving(largest_observation_bytes=2000) as (port, _), Client(port) as client:
+    with serving(largest_observation_bytes=2000) as (port, _, _), Client(port) as client:
         client.begin()
         with refused(INVALID, reason):
             client.call("SendObservations", iter(stream))
@@ -315,7 +328,7 @@ def test_a_slow_sender_is_ended_and_one_that_sends_too_many_is_refused():
         except grpc.RpcError as error:
             outcomes.append(error.code())
 
-    with serving(observation_s=1.0) as (port, _), Client(port) as client:
+    with serving(observation_s=1.0) as (port, _, _), Client(port) as client:
         client.begin()
         outcomes, begun_s = [], time.monotonic()
         threads = [threading.Thread(target=send_slowly, args=(outcomes,)) for _ in range(2)]
@@ -333,7 +346,7 @@ def test_a_slow_sender_is_ended_and_one_that_sends_too_many_is_refused():
 
 
 def test_connections_are_limited_and_forgotten_when_idle():
-    with serving(most_connections=1, idle_s=0.8) as (port, sessions), Client(port) as one, Client(port) as other:
+    with serving(most_connections=1, idle_s=0.8) as (port, sessions, _), Client(port) as one, Client(port) as other:
         one.begin()
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "at most 1 connections of LeRobot's protocol"):
             other.begin()
@@ -344,8 +357,46 @@ def test_connections_are_limited_and_forgotten_when_idle():
         assert sessions.open_sessions == 1
 
 
+def called(connections, *names):
+    for name in names:
+        with connections.calling(name):
+            pass
+
+
+def test_a_new_connection_takes_the_place_of_the_one_that_is_silent_longest():
+    now_s = [0.0]
+    with peers(now_s) as (connections, sessions):
+        called(connections, "first")
+        now_s[0] = 1.0
+        called(connections, "second")
+        now_s[0] = SILENT_S - 0.1
+        with pytest.raises(SessionsFull):
+            called(connections, "third")
+        now_s[0] = SILENT_S
+        called(connections, "third")
+        with pytest.raises(SessionsFull):
+            called(connections, "first")  # it is the one that was forgotten; the second one's time is not yet over
+        called(connections, "second", "third")
+        assert sessions.open_sessions == 2
+
+
+def test_a_robot_that_asks_keeps_its_place_however_long_its_call_takes():
+    now_s = [0.0]
+    with peers(now_s, most=1, idle_s=100.0) as (connections, sessions):
+        with connections.calling("robot") as robot:
+            now_s[0] = 1000.0
+            connections.look()
+            with pytest.raises(SessionsFull):
+                called(connections, "other")
+        now_s[0] += SILENT_S - 0.1
+        with pytest.raises(SessionsFull):
+            called(connections, "other")
+        with connections.calling("robot") as same:
+            assert same is robot and sessions.open_sessions == 1
+
+
 def test_who_has_no_key_is_refused_and_a_public_address_needs_one():
-    with serving(api_key="secret") as (port, _):
+    with serving(api_key="secret") as (port, _, _):
         for metadata in ((), (("authorization", "Api-Key guess"),)):
             with Client(port, metadata) as client, refused(grpc.StatusCode.UNAUTHENTICATED, "Api-Key"):
                 client.begin()
@@ -362,6 +413,34 @@ def test_a_policy_that_is_not_ready_or_fails_says_so():
     with Client(port) as client, refused(grpc.StatusCode.UNAVAILABLE, "a policy that is warmed up"):
         client.begin()
     server.stop()
+
+
+def test_a_server_that_ends_lets_its_robots_finish_and_nobody_new_in():
+    with serving() as (port, sessions, server), Client(port) as robot, Client(port) as other:
+        robot.begin()
+        draining = threading.Thread(target=server.drain, args=(3.0,))
+        begun_s = time.monotonic()
+        draining.start()
+        time.sleep(0.2)
+        with refused(grpc.StatusCode.UNAVAILABLE, "found one that is about to end"):
+            other.begin()
+        robot.send(1000.0, 0)
+        assert len(robot.actions()) == 4 and draining.is_alive()
+        draining.join()
+        assert time.monotonic() - begun_s >= 3.0 and sessions.open_sessions == 0
+        with pytest.raises(grpc.RpcError):
+            robot.actions()
+
+
+def test_a_server_that_ends_does_not_wait_for_robots_that_are_silent():
+    now_s = [0.0]
+    with peers(now_s) as (connections, _):
+        with connections.calling("robot"):
+            pass
+        now_s[0] = SILENT_S
+        connections.drain(1e9)  # the clock stands still: it would wait for ever
+        with pytest.raises(NobodyNew), connections.calling("other"):
+            pass
 
 
 def test_an_ipv6_address_is_listened_on():
@@ -427,7 +506,7 @@ def test_mutated_observations_over_the_wire_leave_the_server_as_it_was():
     with lerobots_names():
         data = pickle.dumps(TimedObservation(1.0, 2, dict.fromkeys(MOTORS, 0.0), True))
     codes = []
-    with serving(most_connections=4) as (port, _), Client(port) as client, Client(port) as other:
+    with serving(most_connections=4) as (port, _, _), Client(port) as client, Client(port) as other:
         client.begin()
         other.begin()
         for index in range(100):
@@ -450,7 +529,7 @@ def test_lerobots_own_robot_client_drives_a_task_to_success(tmp_path):
         "HF_LEROBOT_HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "1",
     }
-    with serving(ExpertPolicy()) as (port, _):
+    with serving(ExpertPolicy()) as (port, _, _):
         done = subprocess.run(
             [sys.executable, str(Path(__file__).parent / "lerobot_robot.py"), f"127.0.0.1:{port}", "20", "3"],
             env=environment,

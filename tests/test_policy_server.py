@@ -422,6 +422,15 @@ def test_a_request_that_is_being_computed_at_the_end_is_answered():
             draining.join()
 
 
+def test_a_server_that_begins_to_drain_says_so_and_goes_on_for_those_who_are_here():
+    with served() as server, Robot(server) as robot:
+        server.begin_drain(5.0)
+        assert get(server, "/healthz") == (503, "draining\n")
+        with pytest.raises(InvalidStatus, match="HTTP 503"):
+            Robot(server)
+        assert robot.ask()["actions"].shape == (4, 3)
+
+
 def test_a_drained_server_answers_what_it_has_and_lets_nobody_in():
     policy = WaitingPolicy()
     with served(policy, started=False) as server:

@@ -28,6 +28,7 @@ from toy_specs import toy_spec
 
 from embodied.client import PolicyClient, PolicyServerError
 from embodied.commands import serve
+from embodied.commands.served_checkpoint import load_checkpoint
 from embodied.configuration import check
 from embodied.errors import UserError
 from embodied.policies.lerobot_policy import LeRobotPolicy
@@ -40,10 +41,10 @@ from embodied.types import Observation
 SETTINGS = {**SDP, "history": 1}
 
 
-def checkpoint(folder: Path, seed=0) -> Path:
+def checkpoint(folder: Path, seed=0, highest=1) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     policy = toy_policy(SETTINGS, seed=seed)
-    limits = {"mean": [0, 0], "std": [1, 1], "minimum": [-1, -1], "maximum": [1, 1], "count": 9}
+    limits = {"mean": [0, 0], "std": [1, 1], "minimum": [-1, -1], "maximum": [highest, highest], "count": 9}
     statistics = {"state/point": limits, "state/goal": limits}
     save_policy(folder, policy, PolicyDescription(toy_spec(), SETTINGS, TINY, {}, statistics, 0, {}))
     return folder
@@ -110,6 +111,32 @@ def test_a_server_serves_swaps_and_ends_as_it_is_told(tmp_path):
                 time.sleep(0.1)
         server.log("ended")
         assert server.process.wait(20) == 0
+
+
+def test_a_swapped_checkpoint_brings_the_range_of_its_own_training_data(tmp_path):
+    folder = checkpoint(tmp_path / "policy")
+    config = check("serve", [f"run={folder}", "port=0", "lerobot.on=true", "lerobot.port=0", "range_margin=1.0"])
+    present = load_checkpoint(config)
+    server = serve._server(config, present, None, None, None)
+    readers = [server.reader, serve._lerobot(config, server, present, None).reader]
+    robots = [message(4.0), {"observation.state": np.array([4.0, 4.0, 0.0, 0.0])}]
+    server.start(present.warm_up_observation())
+    try:
+        for reader, observation in zip(readers, robots, strict=True):
+            with pytest.raises(UserError, match="between -3 and 3"):
+                reader.read(observation)
+        checkpoint(folder, seed=1, highest=3)
+        newest = serve._swapped(config, server, readers, present)
+        assert server.sessions.weights == newest.weights != present.weights
+        for reader, observation in zip(readers, robots, strict=True):
+            assert reader.read(observation).state["point"].tolist() == [4.0, 4.0]
+        checkpoint(folder, seed=2, highest=1)
+        serve._swapped(config, server, readers, newest)
+        for reader, observation in zip(readers, robots, strict=True):
+            with pytest.raises(UserError, match="between -3 and 3"):
+                reader.read(observation)
+    finally:
+        server.drain(0.0)
 
 
 def test_lerobots_clients_are_served_beside_openpis_on_the_same_sessions(tmp_path):
@@ -200,6 +227,8 @@ MISTAKES = {
     "public": (["host=0.0.0.0"], "an API key for the public address 0.0.0.0; found none in EMBODIED_API_KEY"),
     "refusals": (["refusals=no"], "refusals answer or text; found no"),
     "limit": (["listening.rate_limit=0"], "listening.rate_limit above 0; found 0"),
+    "drain": (["drain_s=-1"], "drain_s of 0 or more; found -1; set drain_s"),
+    "margin": (["range_margin=-1"], "range_margin of 0 or more; found -1; set range_margin"),
     "port": (["port=70000"], "port between 0 and 65535; found 70000"),
     "key alone": (["tls.key=a.pem"], "tls.certificate and tls.key together; found tls.key alone"),
     "no certificate": (["tls.key=a.pem", "tls.certificate=b.pem"], "the file b.pem; found none"),
@@ -210,6 +239,10 @@ MISTAKES = {
     "device without numbers": (["device=meta"], "device cpu or cuda; found meta"),
     "no such device": (["device=cuda:99"], "a CUDA device for device=cuda:99; found"),
 }
+
+
+def test_no_time_to_drain_and_no_margin_are_allowed():
+    serve.check(check("serve", ["run=policy", "drain_s=0", "range_margin=0"]))
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -244,7 +277,7 @@ def test_a_swap_that_fails_in_an_unforeseen_way_leaves_the_present_checkpoint(tm
     config, present = check("serve", [f"run={checkpoint(tmp_path / 'policy')}"]), object()
     for error in (FileNotFoundError("pruned meanwhile"), MemoryError("too large")):
         monkeypatch.setattr(serve, "load_checkpoint", Mock(side_effect=error))
-        assert serve._swapped(config, server, present) is present
+        assert serve._swapped(config, server, [], present) is present
     assert 'embodied_checkpoint_swaps_total{outcome="refused"} 2.0' in metrics.text().decode()
 
 

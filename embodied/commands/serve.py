@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from contextlib import ExitStack
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from ssl import SSLContext
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from embodied.errors import UserError
 from embodied.serving.access import API_KEY_VARIABLE, check_exposure, is_loopback
 from embodied.serving.description import largest_frame
 from embodied.serving.json_lines import log_to
-from embodied.serving.observation_reader import ObservationReader
+from embodied.serving.observation_reader import ObservationReader, range_limits
 from embodied.serving.openpi_server import ListeningSettings
 from embodied.serving.policy_server import PolicyServer
 from embodied.serving.sessions import SessionSettings
@@ -79,6 +80,10 @@ def check(config: DictConfig) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and value > 0):
             raise UserError(expected=f"{name} above 0", found=str(value), remedy=f"set {name} to what is wanted")
+    for name in ("drain_s", "range_margin"):
+        value = config[name]
+        if value is not None and not value >= 0:  # a negative margin refuses what the policy was trained on
+            raise UserError(expected=f"{name} of 0 or more", found=str(value), remedy=f"set {name} to what is wanted")
     for name, port in (("port", config.port), ("lerobot.port", config.lerobot.port)):
         if not 0 <= port <= 65535:
             raise UserError(
@@ -174,28 +179,37 @@ def _serve(
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
-    ends = ExitStack()
+    drains = [server.drain]  # the last one first: they share the time, and the first one stops the sessions
+    readers = [server.reader] if lerobot is None else [server.reader, lerobot.reader]
     try:
         server.start(checkpoint.warm_up_observation())
         say(f"{checkpoint.policy.spec.task}, {checkpoint.policy.label}: {server.address}")
         if lerobot is not None:
             say(f"LeRobot's robot clients: {config.host}:{lerobot.start()}")
-            ends.callback(lerobot.stop, config.drain_s)
+            drains.append(lerobot.drain)
         while not end.wait(0.2):
             if reload.is_set():
                 reload.clear()
-                checkpoint = _swapped(config, server, checkpoint)
+                checkpoint = _swapped(config, server, readers, checkpoint)
                 if record is not None:
                     record.swapped(checkpoint)
     finally:
-        ends.close()
-        server.drain(config.drain_s)
+        server.begin_drain(config.drain_s)
+        until_s = time.monotonic() + config.drain_s
+        for drain in reversed(drains):
+            drain(max(0.0, until_s - time.monotonic()))
         for number, previous in before.items():
             signal.signal(number, previous)
 
 
-def _swapped(config: DictConfig, server: PolicyServer, present: ServedCheckpoint) -> ServedCheckpoint:
-    """The checkpoint that is served now: the run's newest, or the present one if that cannot be served."""
+def _swapped(
+    config: DictConfig, server: PolicyServer, readers: Sequence[ObservationReader], present: ServedCheckpoint
+) -> ServedCheckpoint:
+    """The checkpoint that is served now: the run's newest, or the present one if that cannot be served.
+
+    Args:
+        readers: that check observations by the served checkpoint's training data.
+    """
     metrics = server.sessions.metrics
     try:
         newest = load_checkpoint(config)
@@ -203,6 +217,7 @@ def _swapped(config: DictConfig, server: PolicyServer, present: ServedCheckpoint
         if newest.weights == present.weights:
             LOG.info("no other checkpoint", extra={"checkpoint": str(newest.path)})
             return present
+        limits = range_limits(newest.inputs, newest.statistics, config.range_margin)  # before: it may fail
         server.swap(newest.policy, newest.weights, newest.warm_up_observation())
     except UserError as error:  # a file that is being written, perhaps
         metrics.swapped("refused")
@@ -212,6 +227,8 @@ def _swapped(config: DictConfig, server: PolicyServer, present: ServedCheckpoint
         metrics.swapped("refused")
         LOG.exception("the checkpoint stays", extra={"why": f"{type(error).__name__}: {error}"})
         return present
+    for reader in readers:
+        reader.limits = limits
     metrics.swapped("done")
     LOG.info("swapped", extra={"checkpoint": str(newest.path), "weights": newest.weights})
     return newest

@@ -25,7 +25,7 @@ from embodied.serving import lerobot_messages as messages
 from embodied.serving.access import check_exposure, may_enter
 from embodied.serving.answers import Answer
 from embodied.serving.lerobot_observation import as_message, lerobot_keys
-from embodied.serving.lerobot_peers import LeRobotPeer, LeRobotPeers
+from embodied.serving.lerobot_peers import LeRobotPeer, LeRobotPeers, NobodyNew
 from embodied.serving.lerobot_reply import timed_actions
 from embodied.serving.lerobot_values import TimedObservation, read_instructions, read_observation
 from embodied.serving.observation_reader import ObservationReader
@@ -82,6 +82,10 @@ class LeRobotServer:
         self._server.add_generic_rpc_handlers((self._service.handlers(),))
         self.port: int | None = None
 
+    @property
+    def reader(self) -> ObservationReader:
+        return self._service.reader
+
     def start(self) -> int:
         """Begin to listen. Returns the port.
 
@@ -102,6 +106,11 @@ class LeRobotServer:
         self._server.start()
         return self.port
 
+    def drain(self, timeout_s: float) -> None:
+        """Let nobody new in, wait for those who still ask, then `stop`."""
+        self._service.drain(timeout_s)
+        self.stop()
+
     def stop(self, grace_s: float = 1.0) -> None:
         """Refuse new calls, let those that run end within `grace_s`, and close every session."""
         self._service.stop()
@@ -115,12 +124,15 @@ class LeRobotService:
     def __init__(self, sessions: Sessions, settings: LeRobotSettings, **reader: Any) -> None:
         self._sessions, self._settings = sessions, settings
         keys = lerobot_keys(sessions.spec, settings.keys)
-        self._reader = ObservationReader(sessions.spec, keys, **reader)
-        self._image_sizes = {keys[f"images/{c.name}"]: (c.height, c.width) for c in self._reader.inputs.cameras}
+        self.reader = ObservationReader(sessions.spec, keys, **reader)
+        self._image_sizes = {keys[f"images/{c.name}"]: (c.height, c.width) for c in self.reader.inputs.cameras}
         self._peers = LeRobotPeers(sessions, settings.most_connections, settings.idle_s, settings.observation_s)
 
     def start(self) -> None:
         self._peers.start()
+
+    def drain(self, timeout_s: float) -> None:
+        self._peers.drain(timeout_s)
 
     def stop(self) -> None:
         """End the calls that wait."""
@@ -157,7 +169,7 @@ class LeRobotService:
         received_s = time.monotonic()
         try:
             seen = read_observation(data)
-            observation = self._reader.read(as_message(seen, peer.instructions, self._image_sizes))
+            observation = self.reader.read(as_message(seen, peer.instructions, self._image_sizes))
         except UserError as error:
             self._sessions.refused(peer.name, peer.name, received_s, error)
             raise
@@ -190,9 +202,12 @@ class LeRobotService:
         def guarded(request: Any, context: grpc.ServicerContext) -> Any:
             try:
                 self._check(context)
-                return call(request, self._peers.of(context.peer()), context)
+                with self._peers.calling(context.peer()) as peer:
+                    return call(request, peer, context)
             except SessionsFull as error:
                 code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
+            except NobodyNew as error:
+                code, reason = grpc.StatusCode.UNAVAILABLE, str(error)
             except _Refused as error:
                 code, reason = error.code, str(error)
             except UserError as error:

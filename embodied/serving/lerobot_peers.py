@@ -17,8 +17,13 @@ from embodied.types import Observation
 
 MOST_STREAMS = 2  # observations that one client may be sending at a time
 LOOK_S = 0.5  # between two looks at what is late
+SILENT_S = 5.0  # without a call: a client of LeRobot that runs asks for actions all the time
 
 Waiting = tuple[TimedObservation, Observation, int | None, float]
+
+
+class NobodyNew(UserError):
+    """The server is about to end."""
 
 
 class LeRobotPeer:
@@ -27,7 +32,8 @@ class LeRobotPeer:
     def __init__(self, name: str, sessions: Sessions, clock: Callable[[], float]) -> None:
         self.name, self._sessions, self._clock = name, sessions, clock
         self.instructions: PolicyInstructions | None = None
-        self.called_s = clock()
+        self.calls = 0  # that run
+        self.called_s = clock()  # when the last call began or ended
         self.streams = 0
         self._arrival = threading.Condition()
         self._is_stopped = False
@@ -44,6 +50,10 @@ class LeRobotPeer:
         policy = self._sessions.policy
         every = policy.action_steps + policy.inference_delay
         return every if self.instructions is None else self.instructions.actions_per_chunk
+
+    def silent_s(self) -> float:
+        """Since its last call ended; 0 while one runs."""
+        return 0.0 if self.calls else self._clock() - self.called_s
 
     def reset(self) -> None:
         """A new episode."""
@@ -109,11 +119,24 @@ class LeRobotPeers:
         self._lock = threading.Lock()
         self._peers: dict[str, LeRobotPeer] = {}
         self._streams: dict[grpc.ServicerContext, float] = {}  # that are coming in, and until when they may
+        self._lets_in = True
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lerobot watch", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def drain(self, timeout_s: float) -> None:
+        """Let nobody new in, and wait until those who are here are silent."""
+        with self._lock:
+            self._lets_in = False
+        deadline_s = self._clock() + timeout_s
+        while self._are_asking() and self._clock() < deadline_s:
+            time.sleep(0.02)
+
+    def _are_asking(self) -> bool:
+        with self._lock:
+            return any(peer.silent_s() < SILENT_S for peer in self._peers.values())
 
     def stop(self) -> None:
         self._ends.set()
@@ -127,25 +150,51 @@ class LeRobotPeers:
         for name in names:
             self._remove(name)
 
-    def of(self, name: str) -> LeRobotPeer:
-        """The connection of this name, which begins a session with its first call.
+    @contextlib.contextmanager
+    def calling(self, name: str) -> Iterator[LeRobotPeer]:
+        """The connection of this name while it calls; it begins a session with its first call.
 
         Raises:
             SessionsFull: there are too many.
+            NobodyNew: it is a new one, and the server is about to end.
         """
         with self._lock:
-            peer = self._peers.get(name)
-            if peer is None:
-                if len(self._peers) >= self._most:
-                    raise SessionsFull(
-                        expected=f"at most {self._most} connections of LeRobot's protocol",
-                        found="one more",
-                        remedy="close one, or raise lerobot.most_connections",
-                    )
-                self._sessions.open(name, name)
-                peer = self._peers[name] = LeRobotPeer(name, self._sessions, self._clock)
+            peer = self._peers.get(name) or self._new(name)
+            peer.calls += 1
             peer.called_s = self._clock()
-            return peer
+        try:
+            yield peer
+        finally:
+            with self._lock:
+                peer.calls -= 1
+                peer.called_s = self._clock()
+
+    def _new(self, name: str) -> LeRobotPeer:
+        if not self._lets_in:
+            raise NobodyNew(
+                expected="a server that goes on",
+                found="one that is about to end",
+                remedy="try again in a moment",
+            )
+        if len(self._peers) >= self._most and not self._forgets_most_silent():
+            raise SessionsFull(
+                expected=f"at most {self._most} connections of LeRobot's protocol",
+                found="one more",
+                remedy="close one, or raise lerobot.most_connections",
+            )
+        self._sessions.open(name, name)
+        peer = self._peers[name] = LeRobotPeer(name, self._sessions, self._clock)
+        return peer
+
+    def _forgets_most_silent(self) -> bool:
+        """Whether there was one to forget: gRPC does not say that a client has closed its connection."""
+        peer = max(self._peers.values(), key=LeRobotPeer.silent_s)
+        if peer.silent_s() < SILENT_S:
+            return False
+        del self._peers[peer.name]
+        peer.stop()
+        self._sessions.close(peer.name, peer.name)
+        return True
 
     @contextlib.contextmanager
     def timed(self, peer: LeRobotPeer, context: grpc.ServicerContext) -> Iterator[None]:
@@ -179,7 +228,7 @@ class LeRobotPeers:
         now_s = self._clock()
         with self._lock:
             late = [context for context, until_s in self._streams.items() if now_s > until_s]
-            gone = [name for name, peer in self._peers.items() if now_s - peer.called_s > self._idle_s]
+            gone = [name for name, peer in self._peers.items() if peer.silent_s() > self._idle_s]
         for context in late:
             context.cancel()
         for name in gone:

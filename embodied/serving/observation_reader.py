@@ -64,7 +64,7 @@ class ObservationReader:
                     remedy=nearest(name, known),
                 )
         self.keys = {**known, **(keys or {})}
-        self._limits = _limits(self.inputs, statistics or {}, range_margin)
+        self.limits = range_limits(self.inputs, statistics or {}, range_margin)  # a swapped checkpoint brings its own
         self._paths = {key: tuple(key.split("/")) for key in self.keys.values() if "/" in key}
 
     def read(self, message: Mapping[Any, Any]) -> Observation:
@@ -114,7 +114,7 @@ class ObservationReader:
                 found=str(array.tolist())[:LONGEST_FOUND],
                 remedy="check the robot's sensors",
             )
-        limits = self._limits.get(vector.name)
+        limits = self.limits.get(vector.name)
         if limits is not None and not ((limits[0] <= array) & (array <= limits[1])).all():
             raise self._out_of_range(vector, array, *limits)
         return array
@@ -163,10 +163,16 @@ class ObservationReader:
         )
 
 
-def _limits(
+def range_limits(
     spec: TaskSpec, statistics: Mapping[str, Json], margin: float | None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Lowest and highest values by state vector, float32 [d]; elements that never changed are not limited."""
+    """Lowest and highest values by state vector, float32 [d]; elements that never changed are not limited.
+
+    Args:
+        spec: what the policy is given.
+        statistics: of the training data, by "state/<name>".
+        margin: times the training data's range, on either side; None: no limits.
+    """
     if margin is None:
         return {}
     limits = {}

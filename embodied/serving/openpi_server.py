@@ -95,9 +95,13 @@ class OpenpiServer:
     def start(self) -> None:
         self._thread.start()
 
+    def refuse_new(self) -> None:
+        """Let nobody new in from now on."""
+        self._drains = True
+
     def drain(self, timeout_s: float) -> None:
         """Let nobody new in, wait for those who are here, then close what is left and the port."""
-        self._drains = True
+        self.refuse_new()
         deadline_s = time.monotonic() + timeout_s
         while self._connections and time.monotonic() < deadline_s:
             time.sleep(0.02)

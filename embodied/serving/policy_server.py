@@ -40,17 +40,17 @@ class PolicyServer:
             UserError: the address cannot be listened on.
         """
         self.sessions = Sessions(policy, sessions, weights=weights, metrics=metrics, recording=recording)
-        self._reader, self._refuses_by_text = reader, refuses_by_text
+        self.reader, self._refuses_by_text = reader, refuses_by_text
         self._state = "warming up"
         routes = HttpRoutes(
             state=lambda: self._state,
             metrics=self.sessions.metrics.text,
-            spec=lambda: spec_document(self.sessions, self._reader),
+            spec=lambda: spec_document(self.sessions, self.reader),
         )
         self._server = OpenpiServer(
             listening,
             self._conversation,
-            lambda: metadata(self.sessions, self._reader),
+            lambda: metadata(self.sessions, self.reader),
             routes,
             dropped=self.sessions.metrics.dropped,
         )
@@ -74,14 +74,25 @@ class PolicyServer:
         """Go on with another checkpoint; see `Sessions.swap`."""
         self.sessions.swap(policy, weights, observation)
 
+    def begin_drain(self, timeout_s: float) -> None:
+        """Nobody new from now on, and `/healthz` says so; whoever is here goes on until `drain` is over.
+
+        Args:
+            timeout_s: that they are going to have.
+        """
+        if self._state == "draining":
+            return
+        self._state = "draining"
+        self._server.refuse_new()
+        LOG.info("draining", extra={"sessions": self.sessions.open_sessions, "timeout_s": timeout_s})
+
     def drain(self, timeout_s: float) -> None:
         """Nobody new; whoever is here has this long to finish; then everything is closed."""
-        self._state = "draining"
-        LOG.info("draining", extra={"sessions": self.sessions.open_sessions, "timeout_s": timeout_s})
+        self.begin_drain(timeout_s)
         self._server.drain(timeout_s)
         self.sessions.stop()
         LOG.info("ended")
 
     def _conversation(self, name: str, rate: TokenBucket) -> OpenpiConversation:
-        reader = RequestReader(self._reader, self.sessions.policy.history)
+        reader = RequestReader(self.reader, self.sessions.policy.history)
         return OpenpiConversation(name, self.sessions, reader, rate=rate, refuses_by_text=self._refuses_by_text)
