@@ -35,6 +35,7 @@ from embodied.policies.lerobot_policy import LeRobotPolicy
 from embodied.policies.policy_file import PolicyDescription, save_policy
 from embodied.serving.access import TokenBucket, check_exposure
 from embodied.serving.metrics import ServingMetrics
+from embodied.serving.observation_reader import range_limits
 from embodied.serving.tls import server_context
 from embodied.types import Observation
 
@@ -243,6 +244,11 @@ MISTAKES = {
 
 def test_no_time_to_drain_and_no_margin_are_allowed():
     serve.check(check("serve", ["run=policy", "drain_s=0", "range_margin=0"]))
+    unchecked = check("serve", ["run=policy", "range_margin=inf"])
+    serve.check(unchecked)
+    seen = {"state/point": {"minimum": [0.0, 1.0], "maximum": [1.0, 1.0]}}
+    ((low, high),) = range_limits(toy_spec(), seen, unchecked.range_margin).values()
+    assert (low == -np.inf).all() and (high == np.inf).all()
 
 
 @pytest.mark.parametrize("name", MISTAKES)

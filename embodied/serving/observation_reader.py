@@ -181,7 +181,7 @@ def range_limits(
         if seen is None:
             continue
         low, high = np.asarray(seen["minimum"], np.float64), np.asarray(seen["maximum"], np.float64)
-        room = np.where(high > low, margin * (high - low), np.inf)
+        room = np.where(high > low, margin * np.where(high > low, high - low, 1.0), np.inf)  # margin may be inf
         limits[vector.name] = ((low - room).astype(np.float32), (high + room).astype(np.float32))
     return limits
 
