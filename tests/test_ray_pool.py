@@ -23,17 +23,24 @@ from embodied.ray_pool import RayPool, import_ray
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
-EPISODES = 16
+EPISODES, STARTS = 16, 3
 
 
 def started_cluster():
-    """A second time, where Ray's own processes did not start in time: the tests beside these load the machine."""
-    head = {"num_cpus": 1, "include_dashboard": False}
-    try:
-        return cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-    except RuntimeError:
-        ray.shutdown()
-        return cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+    """Two nodes. Anew where Ray's own processes did not start in time: the tests beside these load the machine."""
+    for attempt in range(1, STARTS + 1):
+        nodes = cluster_utils.Cluster()
+        try:
+            nodes.add_node(num_cpus=1, include_dashboard=False)
+            nodes.add_node(num_cpus=1)
+            nodes.wait_for_nodes()
+        except Exception:  # Ray raises nothing more special
+            ray.shutdown()
+            nodes.shutdown()
+            if attempt == STARTS:
+                raise
+        else:
+            return nodes
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +48,6 @@ def cluster():
     """Two nodes of one core each, in processes of their own. The tests' folder is on the path of their workers."""
     os.environ["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
     nodes = started_cluster()
-    nodes.add_node(num_cpus=1)
-    nodes.wait_for_nodes()
     yield nodes
     ray.shutdown()
     nodes.shutdown()
