@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +75,22 @@ def export_lerobot_video(store: DemonstrationStore, path: str | Path) -> list[st
     # Of encoder and muxer errors alone, where each would describe what it does for every video.
     os.environ.setdefault("SVT_LOG", "1")
     av.logging.set_libav_level(av.logging.ERROR)
-    return [*_export(store, Path(path), "video"), *([VIDEO_LOST] if store.spec.cameras else [])]
+    with _scheduling_kept():
+        lost = _export(store, Path(path), "video")
+    return [*lost, *([VIDEO_LOST] if store.spec.cameras else [])]
+
+
+@contextmanager
+def _scheduling_kept() -> Iterator[None]:
+    """SVT-AV1 makes the thread that opens its encoder a real-time one for good, as root, and so all that it starts."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def _export(store: DemonstrationStore, path: Path, images: Literal["image", "video"]) -> list[str]:

@@ -109,6 +109,13 @@ def test_what_is_written_is_what_lerobot_reads(tmp_path, store_path, export, cap
                     np.testing.assert_array_equal(image, episode.images[camera][step])
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system's scheduler is not asked by Python")
+def test_the_videos_encoder_leaves_the_process_no_real_time_one(tmp_path, store_path):
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    export_lerobot_video(two_camera_store(store_path), tmp_path / "b")
+    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
+
+
 def test_video_comes_back_but_for_the_images(tmp_path, store_path):
     store = two_camera_store(store_path)
     export_lerobot_video(store, tmp_path / "b")
