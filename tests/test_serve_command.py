@@ -141,7 +141,7 @@ def test_a_swapped_checkpoint_brings_the_range_of_its_own_training_data(tmp_path
 
 
 def test_lerobots_clients_are_served_beside_openpis_on_the_same_sessions(tmp_path):
-    from test_lerobot_grpc import Client as LeRobotClient
+    from lerobot_client import Client as LeRobotClient
 
     folder = checkpoint(tmp_path / "policy")
     with serving(folder, "lerobot.on=true", "lerobot.port=0", EMBODIED_API_KEY="secret") as server:

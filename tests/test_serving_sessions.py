@@ -3,45 +3,18 @@
 import queue
 import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import torch
 from serving_policies import TellingPolicy, WaitingPolicy, toy_observation
+from serving_sessions import LONG_S, ask, serving
 from toy_policies import DIFFUSION, SDP, toy_policy, toy_stream
 
 from embodied.errors import UserError
 from embodied.serving.answers import from_now_on
-from embodied.serving.batching import StepCosts, batch_sizes
-from embodied.serving.recorder import RecordingQueue, SessionEnd
 from embodied.serving.registry import SessionsFull, SessionTaken
 from embodied.serving.served_session import Frame
-from embodied.serving.sessions import Sessions, SessionSettings
 from embodied.session import Session
-
-LONG_S = 10.0  # a deadline that nobody misses
-
-
-@contextmanager
-def serving(policy, **settings):
-    sessions = Sessions(policy, SessionSettings(**settings), weights="abc")
-    sessions.start(toy_observation())
-    if isinstance(policy, TellingPolicy):
-        policy.batches.clear()
-    if isinstance(policy, WaitingPolicy):
-        policy.begun.clear()
-    try:
-        yield sessions
-    finally:
-        if isinstance(policy, WaitingPolicy):
-            policy.go.set()
-        sessions.stop()
-
-
-def ask(sessions, name="a", owner="robot", time_s=None, **words):
-    sessions.open(name, owner)
-    return sessions.act(name, owner, Frame(toy_observation(), time_s), **{"deadline_s": LONG_S, **words})
 
 
 def bare(policy, stream, seed):
@@ -194,36 +167,6 @@ def test_observations_alone_keep_a_session_awake():
         assert (ask(sessions, executed=4).episode, ask(sessions, earlier=[toy_observation()]).episode) == (1, 1)
 
 
-COSTS_S = {1: 0.010, 2: 0.012, 4: 0.030, 8: 0.100}  # a session: 10, 6, 7.5 and 12.5 ms
-
-
-@pytest.mark.parametrize(
-    ("deadlines_s", "size"),
-    [
-        ([1.0], 1),
-        ([1.0] * 8, 2),  # the most sessions a second
-        ([0.011] * 8, 1),  # each would make it alone, and none in a batch of two
-        ([0.011, 0.5], 1),
-        ([0.005] * 8, 2),  # lost whatever is done: no reason to compute them one by one
-        ([0.005, 0.5], 2),
-    ],
-)
-def test_a_batch_pays_and_breaks_no_deadline(deadlines_s, size):
-    costs = StepCosts(batch_sizes(8))
-    assert costs.sizes == (1, 2, 4, 8)
-    for count, cost_s in COSTS_S.items():
-        costs.note(False, count, cost_s)
-    assert costs.best_size(False, 0.0, deadlines_s) == size
-
-
-def test_costs_follow_what_is_measured():
-    costs = StepCosts([1])
-    costs.note(True, 1, 0.1)
-    for _ in range(100):
-        costs.note(True, 1, 0.2)
-    assert costs.expected_s(True, 1) == pytest.approx(0.2, rel=1e-3) and costs.expected_s(False, 1) == 0.0
-
-
 def test_a_stale_request_gets_the_newest_chunk_at_its_deadline():
     policy = WaitingPolicy()
     with serving(policy) as sessions:
@@ -357,64 +300,6 @@ def test_what_cannot_have_been_executed_is_refused(executed):
         ask(sessions, executed=executed)
 
 
-def test_a_swapped_checkpoint_goes_on_with_the_sessions():
-    with serving(TellingPolicy()) as sessions:
-        ask(sessions)
-        ask(sessions)
-        sessions.swap(TellingPolicy(), "def", toy_observation())
-        answer = ask(sessions)
-    assert answer.policy == "def" and answer.episode == 1
-    assert answer.asked_s == pytest.approx(0.8) and answer.chunk.actions[0, 1] == 0
-
-
-def test_a_stale_answer_names_the_weights_that_its_chunk_came_from():
-    slow = WaitingPolicy()
-    with serving(TellingPolicy()) as sessions:
-        before = ask(sessions)
-        sessions.swap(slow, "def", toy_observation())
-        slow.go.clear()
-        stale = ask(sessions, executed=1, deadline_s=0.05)
-        slow.go.set()
-        after = ask(sessions, executed=1)
-    assert stale.stale and stale.policy == before.policy != "def"
-    assert after.policy == "def"
-
-
-class ThreadCountingPolicy(TellingPolicy):
-    """Notes with how many threads of torch each step runs."""
-
-    def __init__(self):
-        super().__init__()
-        self.threads = set()
-
-    def step(self, histories, states, executed):
-        self.threads.add(torch.get_num_threads())
-        return super().step(histories, states, executed)
-
-
-def test_a_swapped_checkpoint_is_warmed_up_with_as_many_threads_as_it_is_served_with():
-    before, others = torch.get_num_threads(), ThreadCountingPolicy()
-    try:
-        torch.set_num_threads(3)  # of whoever swaps: not the thread that computes
-        with serving(TellingPolicy(), threads=2) as sessions:
-            sessions.swap(others, "def", toy_observation())
-            ask(sessions)
-        assert others.threads == {2} and torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_checkpoint_of_another_spec_is_not_swapped_in():
-    from toy_specs import absolute_spec
-
-    with serving(TellingPolicy()) as sessions:
-        with pytest.raises(UserError, match="the same robot and task, toy/reach; found another one"):
-            sessions.swap(TellingPolicy(spec=absolute_spec()), "def", toy_observation())
-        with pytest.raises(UserError, match="found another one .history: 2 against 1.; start another server"):
-            sessions.swap(TellingPolicy(history=2), "def", toy_observation())
-        assert ask(sessions).policy == "abc"
-
-
 def test_what_waits_at_the_end_is_answered_and_nobody_hangs_after_it():
     policy = WaitingPolicy()
     with serving(policy) as sessions:
@@ -445,86 +330,6 @@ def test_no_garbage_is_collected_while_a_robot_waits():
         was_enabled.clear()
         ask(sessions)
     assert was_enabled == [False] and gc.isenabled()
-
-
-class Notes:
-    """A recorder that notes; it waits for `go`, and fails at a session called "broken"."""
-
-    def __init__(self):
-        self.go, self.noted, self.losses, self.is_closed = threading.Event(), [], [], False
-        self.go.set()
-        self.begun = threading.Event()  # a record has come
-
-    def write(self, event):
-        self.begun.set()
-        assert self.go.wait(10)
-        if event.session == "broken":
-            raise OSError("no space")
-        self.noted.append(event)
-
-    def lost(self, session, events):
-        self.losses.append((session, events))
-
-    def close(self):
-        self.is_closed = True
-
-
-def recorded_sessions(recorder, capacity, drops):
-    recording = RecordingQueue(recorder, capacity, drops.append)
-    sessions = Sessions(TellingPolicy(), SessionSettings(), recording=recording)
-    sessions.start(toy_observation())
-    return sessions, recording
-
-
-def test_a_recorder_is_told_of_answers_and_refusals_and_its_failures_are_counted():
-    recorder, drops = Notes(), []
-    sessions, recording = recorded_sessions(recorder, 100, drops)
-    for name in ("a", "broken", "a"):
-        ask(sessions, name, executed=2)
-    with pytest.raises(UserError):
-        ask(sessions, time_s=-9.0)
-    sessions.stop()
-    recording.close()
-    assert [record.session for record in recorder.noted] == ["a", "a", "a"] and recorder.is_closed
-    assert [record.executed for record in recorder.noted] == [2, 2, None]
-    assert recorder.noted[1].answer.asked_s == pytest.approx(0.2) and recorder.noted[1].refusal == ""
-    assert recorder.noted[2].answer is None and "order of time" in recorder.noted[2].refusal
-    assert drops == ["recorder_failed"] and recording.dropped == {"recorder_failed": 1}
-
-
-def test_a_recorder_that_is_too_slow_costs_records_and_no_time():
-    recorder, drops = Notes(), []
-    recorder.go.clear()
-    sessions, recording = recorded_sessions(recorder, 2, drops)
-    ask(sessions)
-    assert recorder.begun.wait(10)
-    began_s = time.monotonic()
-    for _ in range(9):
-        ask(sessions)
-    assert time.monotonic() - began_s < 5.0
-    assert recording.dropped["recorder_queue"] == 7 and drops == 7 * ["recorder_queue"]
-    recorder.go.set()
-    sessions.stop()
-    recording.close()
-    assert len(recorder.noted) == 3 and recorder.losses == [("a", 7)]
-
-
-def test_what_a_recorder_does_not_finish_in_time_is_counted():
-    class Slow(Notes):
-        def write(self, event):
-            time.sleep(0.02)
-            super().write(event)
-
-    recorder, drops = Slow(), []
-    recording = RecordingQueue(recorder, 100, drops.append)
-    events = [SessionEnd("a") for _ in range(40)]
-    for event in events:
-        recording.put(event)
-    recording.close(0.1)
-    lost = recording.dropped["recorder_closed"]
-    assert lost > 20 and len(recorder.noted) + lost == len(events)
-    assert recorder.losses == [("a", lost)] and recorder.is_closed
-    assert set(drops) == {"recorder_closed"}
 
 
 def test_a_policy_that_never_ends_is_an_error_and_no_hang():

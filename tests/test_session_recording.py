@@ -156,7 +156,7 @@ def test_reports_of_executed_actions_that_make_no_sense_are_refused_and_the_sess
 
 
 def test_sessions_of_lerobots_protocol_are_recorded_too(tmp_path):
-    from test_lerobot_grpc import Client as LeRobotClient
+    from lerobot_client import Client as LeRobotClient
 
     from embodied.serving.lerobot_grpc import LeRobotServer, LeRobotSettings
 
