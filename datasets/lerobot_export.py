@@ -75,13 +75,13 @@ def export_lerobot_video(store: DemonstrationStore, path: str | Path) -> list[st
     # Of encoder and muxer errors alone, where each would describe what it does for every video.
     os.environ.setdefault("SVT_LOG", "1")
     av.logging.set_libav_level(av.logging.ERROR)
-    with _scheduling_kept():
+    with scheduling_kept():
         lost = _export(store, Path(path), "video")
     return [*lost, *([VIDEO_LOST] if store.spec.cameras else [])]
 
 
 @contextmanager
-def _scheduling_kept() -> Iterator[None]:
+def scheduling_kept() -> Iterator[None]:
     """SVT-AV1 makes the thread that opens its encoder a real-time one for good, as root, and so all that it starts."""
     if not hasattr(os, "sched_setscheduler"):
         yield

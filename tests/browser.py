@@ -61,8 +61,9 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         os.close(self._write)
         os.close(self._read)
-        self._process.terminate()
-        self._process.wait(10)
+        # Killed, not asked to end: its profile is thrown away, and on a busy machine its own way out takes long.
+        self._process.kill()
+        self._process.wait(TIMEOUT_S)
 
     def visit(
         self, address: str, expressions: Sequence[str], screenshot: Path | None = None, width: int = 1040

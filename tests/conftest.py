@@ -55,6 +55,17 @@ def programs_of_this_run(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def scheduling_left_alone():
+    """A test that makes its process a real-time one would starve all that runs after it, here and in other tests."""
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        real_time = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+        if real_time:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        assert not real_time, "the test left its process with real-time scheduling; a video encoder does (SVT-AV1)"
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The folder of data that others made; without it the test is skipped."""

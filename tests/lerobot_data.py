@@ -15,6 +15,7 @@ from lerobot.datasets import LeRobotDataset
 from made_episodes import SPEC, make_episode
 
 from embodied.datasets.episode_store import EpisodeStore
+from embodied.datasets.lerobot_export import scheduling_kept
 from embodied.types import CameraSpec, Json
 
 FPS = 10
@@ -86,7 +87,8 @@ def write_v3(path: Path, kind: str = "image", file_mb: float | None = None) -> P
         for step in range(length):
             frame = {**values(episode, step), "observation.images.top": picture(episode, step)}
             dataset.add_frame({**frame, "task": instruction(episode)})
-        dataset.save_episode(parallel_encoding=False)
+        with scheduling_kept():
+            dataset.save_episode(parallel_encoding=False)
     dataset.finalize()
     return path
 
