@@ -7,6 +7,7 @@ from test_policy_server import served
 from toy_policies import SDP, toy_policy
 
 from embodied.benchmarks.serving_load import SentRequest, load, missed_share, percentiles, replayed, soak
+from embodied.benchmarks.wake_ups import wake_ups
 from embodied.types import Observation
 
 SMALL = [
@@ -37,11 +38,19 @@ def test_every_part_has_its_rows_and_its_section(capsys, tmp_path):
     trip = rows[0]["timings"]
     assert trip["server_ms"]["n"] == trip["bare_ms"]["n"] == 20
     assert trip["ratio"]["p50"] == pytest.approx(trip["server_ms"]["p50"] / trip["bare_ms"]["p50"])
+    added = rows[2]["timings"]
+    assert added["added_ms"]["n"] == added["bare_added_ms"]["n"] == 20
+    assert min(added["bare_added_ms"]["p50"], added["bare_infer_ms"]["p50"]) > 0
     figures = rows[-1]["figures"]
     assert figures["frames"] == sum(figures[name] for name in ("refused", "answered", "closed")) == 100
     assert figures["without_reason"] == figures["witness_differing"] == 0 and figures["peers_that_stayed"] == []
     text = (tmp_path / "results" / "serve.md").read_text()
     assert text.count("## ") == 5 and "| 2 sessions at 5 Hz, 1 s, batches of up to 1 | 10 |" in text
+
+
+def test_a_wake_up_is_measured_as_often_as_wanted():
+    took_ms = wake_ups(20, idle_s=0.001)
+    assert took_ms.shape == (20,) and (took_ms > 0).all()
 
 
 def test_a_part_that_is_none_is_one_line(capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""What a policy server's round trip is measured beside: a loop that unpacks, answers and checks nothing.
+"""What a policy server's round trip is measured beside: a loop that unpacks, calls, packs and checks nothing.
 
 Built as openpi's own server is: one asyncio loop, metadata first, a reply to each frame, no compression.
 """
@@ -19,8 +19,12 @@ from embodied import wire
 class BareWebsocketLoop:
     """Runs in a thread of its process; called with "address", it says where."""
 
-    def __init__(self, reply: dict[str, Any]) -> None:
-        self._reply = reply
+    def __init__(self, answer: Callable[[Any], dict[str, Any]]) -> None:
+        """
+        Args:
+            answer: the reply to a message, called in the loop: one client at a time.
+        """
+        self._reply_to = answer
         self._address = ""
         self._is_listening = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
@@ -38,10 +42,10 @@ class BareWebsocketLoop:
     async def _answer(self, connection: ServerConnection) -> None:
         await connection.send(wire.pack({}))
         async for frame in connection:
-            wire.unpack(frame)  # type: ignore[arg-type]  # a text would be an error, as it should
-            await connection.send(wire.pack(self._reply))
+            message = wire.unpack(frame)  # type: ignore[arg-type]  # a text would be an error, as it should
+            await connection.send(wire.pack(self._reply_to(message)))
 
 
 def bare_loop(reply: dict[str, Any]) -> Callable[[str], Any]:
-    """For a process of its own."""
-    return BareWebsocketLoop(reply)
+    """For a process of its own: the same reply to everything."""
+    return BareWebsocketLoop(lambda message: reply)

@@ -14,12 +14,14 @@ from embodied import wire
 from embodied.benchmarks.bare_websocket_loop import bare_loop
 from embodied.benchmarks.serving_fuzz import OUTCOMES, Witness, fuzz, hostile_sockets
 from embodied.benchmarks.serving_load import load, missed_share, percentiles, replayed, round_trips, soak
+from embodied.benchmarks.wake_ups import wake_ups
 from embodied.catalog import nearest
 from embodied.commands.bench_pages import run_with_page
 from embodied.commands.serve_page import page
 from embodied.commands.served_processes import (
     ACTION_STEPS,
     ServedSpec,
+    bare_real,
     real_policy,
     running,
     serve_real,
@@ -100,18 +102,24 @@ def _round_trip(settings: Json, seed: int) -> list[Json]:
 
 
 def _added(settings: Json, seed: int) -> list[Json]:
-    """The real policy: what a round trip takes beyond the policy's own step."""
-    rows = []
+    """The real policy: what a round trip takes beyond the policy's own step, and what it takes in a bare loop."""
+    rows, count = [], settings["blocks"] * settings["block_requests"]
     for case, spec in _cases(settings).items():
-        make = functools.partial(serve_real, spec, *_policy_settings(settings), UNHURRIED)
-        with running(make) as server:
+        real = _policy_settings(settings)
+        with (
+            running(functools.partial(serve_real, spec, *real, UNHURRIED)) as ours,
+            running(functools.partial(bare_real, spec, *real)) as bare,
+        ):
+            addresses = {"server": ours.ask("address"), "bare": bare.ask("address")}
             frame = wire.pack(spec.message())
-            addresses = {"server": server.ask("address")}
             took, infer = round_trips(addresses, frame, settings["blocks"], settings["block_requests"])
         timings = {
             "round_trip_ms": percentiles(took["server"]),
             "infer_ms": percentiles(infer["server"]),
             "added_ms": percentiles(took["server"] - infer["server"]),
+            "bare_infer_ms": percentiles(infer["bare"]),
+            "bare_added_ms": percentiles(took["bare"] - infer["bare"]),
+            "wake_up_ms": percentiles(wake_ups(count, float(np.median(infer["server"])) / 1000)),
         }
         rows.append({"measurement": "added", "case": case, "timings": timings})
     return rows

@@ -6,6 +6,8 @@ from embodied.benchmarks.serving_fuzz import OUTCOMES
 from embodied.commands.bench_pages import markdown
 from embodied.types import Json
 
+ADDED = ("round_trip_ms", "infer_ms", "added_ms", "bare_added_ms", "wake_up_ms")  # the table's columns
+
 
 def page(rows: list[Json], machine: Json, settings: Json) -> str:
     """Markdown, a section a measurement."""
@@ -46,11 +48,19 @@ The bare loop unpacks each frame, answers and checks nothing. The two take turns
 
 
 def _added(rows: list[Json], settings: Json) -> str:
-    columns = ("observation", "round trip ms p50 / p99", "policy's step ms p50 / p99", "added ms p50 / p99", "n")
+    columns = (
+        "observation",
+        "round trip ms p50 / p99",
+        "policy's step ms p50 / p99",
+        "added ms p50 / p99",
+        "added by a bare loop ms p50 / p99",
+        "a wake-up ms p50 / p99",
+        "n of each",
+    )
     lines = [
         [
             row["case"],
-            *(_pair(row["timings"][name]) for name in ("round_trip_ms", "infer_ms", "added_ms")),
+            *(_pair(row["timings"][name]) for name in ADDED),
             str(row["timings"]["added_ms"]["n"]),
         ]
         for row in rows
@@ -58,7 +68,10 @@ def _added(rows: list[Json], settings: Json) -> str:
     return f"""\
 ## What the server adds to a real policy
 
-Added is the round trip less the policy's own step, request by request.
+Added is the round trip less the policy's own step, request by request. The bare loop calls the same policy, checks
+nothing and knows one robot. The two take turns in blocks of {settings["block_requests"]} round trips. A wake-up is the
+time until a process that has waited for as long as a step takes goes on, without any server: a request needs two of the
+client and the loop's thread, and in the server two more of its inference thread and the connection's.
 
 {markdown(columns, lines)}"""
 

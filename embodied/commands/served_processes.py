@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import psutil
 import torch
 
 from embodied.benchmarks.answering_process import AnsweringProcess
+from embodied.benchmarks.bare_websocket_loop import BareWebsocketLoop
 from embodied.commands.latency_cells import made_policy
 from embodied.errors import UserError
 from embodied.protocols import Policy
@@ -22,6 +25,7 @@ from embodied.serving.openpi_server import ListeningSettings
 from embodied.serving.policy_server import PolicyServer
 from embodied.serving.sessions import SessionSettings
 from embodied.serving.warm_up import made_observation
+from embodied.session import Session
 from embodied.types import ActionChunk, ActionSpec, CameraSpec, Json, Observation, StateSpec, TaskSpec
 
 ACTION_STEPS = 8  # of the trivial policy
@@ -110,6 +114,30 @@ def serve_real(
     spec: ServedSpec, network: str, policy: Mapping[str, Any], engine: str, sessions: Mapping[str, Any]
 ) -> ServerProcess:
     return ServerProcess(real_policy(spec, network, policy, engine, 1), sessions)
+
+
+class BareAct:
+    """A session's actions for what a message of `ServedSpec.message` holds, unchecked, with the step's own time."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._session, self._count = Session(policy), itertools.count()
+        self._chunk_s = policy.action_steps * policy.spec.dt_s
+        self._session.reset(0)
+
+    def __call__(self, message: Mapping[str, Any]) -> Json:
+        torch.set_num_threads(1)  # of the thread that computes
+        began_s = time.monotonic()
+        images = {name.removeprefix("images/"): value for name, value in message.items() if name.startswith("images/")}
+        time_s = next(self._count) * self._chunk_s
+        chunk = self._session.act(Observation({"state": message["state/state"]}, images, time_s=time_s))
+        return {"actions": chunk.actions, "server_timing": {"infer_ms": 1000 * (time.monotonic() - began_s)}}
+
+
+def bare_real(spec: ServedSpec, network: str, policy: Mapping[str, Any], engine: str) -> BareWebsocketLoop:
+    """The real policy in a loop that checks nothing."""
+    act = BareAct(real_policy(spec, network, policy, engine, 1))
+    act(spec.message())
+    return BareWebsocketLoop(act)
 
 
 @contextmanager
