@@ -52,7 +52,8 @@ def test_every_policy_can_be_built_and_run_as_its_rows_say(name):
     for training in matrix.trainings.values():
         if training.command != "train":
             continue
-        config = OmegaConf.to_container(check("train", matrix.training_words(column, training)), resolve=True)
+        words = filled(matrix.training_words(column, training), PATHS)
+        config = OmegaConf.to_container(check("train", words), resolve=True)
         policy = build_policy(toy_spec(), config["policy"], config["network"], config["encoder"])
         for cell in matrix.cells:
             if cell.column == column and cell.training == training:
