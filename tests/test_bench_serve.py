@@ -34,18 +34,22 @@ def test_every_part_has_its_rows_and_its_section(capsys, tmp_path):
     status, path, printed = embodied(capsys, "bench", "serve", *words)
     assert status == 0, printed
     rows = summary(path)["rows"]
-    assert [row["measurement"] for row in rows] == ["round_trip"] * 2 + ["added"] * 2 + ["load", "soak", "fuzz"]
+    pairs = [part for part in ("round_trip", "added", "recording") for _ in range(2)]
+    assert [row["measurement"] for row in rows] == [*pairs, "load", "soak", "fuzz"]
     trip = rows[0]["timings"]
     assert trip["server_ms"]["n"] == trip["bare_ms"]["n"] == 20
     assert trip["ratio"]["p50"] == pytest.approx(trip["server_ms"]["p50"] / trip["bare_ms"]["p50"])
     added = rows[2]["timings"]
     assert added["added_ms"]["n"] == added["bare_added_ms"]["n"] == 20
     assert min(added["bare_added_ms"]["p50"], added["bare_infer_ms"]["p50"]) > 0
+    recorded = rows[5]["figures"]
+    assert recorded["requests"] == 70 and recorded["dropped"] == 0  # 50 of them to warm up
+    assert recorded["bytes"] > 70 * 32 * 32 * 3 / 4  # with the images, which are noise
     figures = rows[-1]["figures"]
     assert figures["frames"] == sum(figures[name] for name in ("refused", "answered", "closed")) == 100
     assert figures["without_reason"] == figures["witness_differing"] == 0 and figures["peers_that_stayed"] == []
     text = (tmp_path / "results" / "serve.md").read_text()
-    assert text.count("## ") == 5 and "| 2 sessions at 5 Hz, 1 s, batches of up to 1 | 10 |" in text
+    assert text.count("## ") == 6 and "| 2 sessions at 5 Hz, 1 s, batches of up to 1 | 10 |" in text
 
 
 def test_a_wake_up_is_measured_as_often_as_wanted():

@@ -30,9 +30,12 @@ def connected(address: str) -> ClientConnection:
 
 
 def round_trips(
-    addresses: Mapping[str, str], frame: bytes, blocks: int, block_requests: int
+    addresses: Mapping[str, str], frame: bytes, blocks: int, block_requests: int, period_s: float = 0.0
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The same frame to each server in turn, block by block, so that whatever slows the machine slows all alike.
+
+    Args:
+        period_s: between two requests, as a robot's; 0: the next one follows the answer.
 
     Returns:
         By server: ms of each round trip, and ms of it that the server spent in its policy (0 where it does not say).
@@ -48,9 +51,11 @@ def round_trips(
             for _ in range(blocks):
                 for name, connection in connections.items():
                     for _ in range(block_requests):
+                        until_s = time.monotonic() + period_s
                         took_ms, reply = _round_trip(connection, frame)
                         took[name].append(took_ms)
                         infer[name].append(wire.unpack(reply).get("server_timing", {}).get("infer_ms", 0.0))
+                        time.sleep(max(0.0, until_s - time.monotonic()))
     finally:
         for connection in connections.values():
             connection.close()

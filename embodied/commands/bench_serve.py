@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from embodied.commands.served_processes import (
     real_policy,
     running,
     serve_real,
+    serve_recorded,
     serve_trivial,
 )
 from embodied.console import Progress, say
@@ -125,6 +127,30 @@ def _added(settings: Json, seed: int) -> list[Json]:
     return rows
 
 
+def _recording(settings: Json, seed: int) -> list[Json]:
+    """Two servers of the real policy, one of which writes what it is sent, asked in turn at the control rate."""
+    rows = []
+    for case, spec in _cases(settings).items():
+        real = _policy_settings(settings)
+        with (
+            TemporaryDirectory() as folder,
+            running(functools.partial(serve_real, spec, *real, UNHURRIED)) as plain,
+            running(functools.partial(serve_recorded, spec, *real, UNHURRIED, folder)) as recorded,
+        ):
+            addresses = {"plain": plain.ask("address"), "recorded": recorded.ask("address")}
+            sizes = settings["blocks"], settings["block_requests"]
+            took, _ = round_trips(addresses, wire.pack(spec.message()), *sizes, period_s=1 / CONTROL_HZ)
+            written = recorded.ask("recorded")
+        plain_ms, recorded_ms = percentiles(took["plain"]), percentiles(took["recorded"])
+        timings = {
+            "plain_ms": plain_ms,
+            "recorded_ms": recorded_ms,
+            "ratio": {k: recorded_ms[k] / plain_ms[k] for k in ("p50", "p99")},
+        }
+        rows.append({"measurement": "recording", "case": case, "figures": written, "timings": timings})
+    return rows
+
+
 def _load(settings: Json, seed: int) -> list[Json]:
     """Sessions at a rate, then the same requests through bare sessions in this process."""
     spec = _cases(settings)["state"]
@@ -191,6 +217,7 @@ def _fuzz(settings: Json, seed: int) -> list[Json]:
 PARTS: dict[str, Callable[[Json, int], list[Json]]] = {
     "round_trip": _round_trip,
     "added": _added,
+    "recording": _recording,
     "load": _load,
     "soak": _soak,
     "fuzz": _fuzz,

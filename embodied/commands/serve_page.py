@@ -76,6 +76,38 @@ client and the loop's thread, and in the server two more of its inference thread
 {markdown(columns, lines)}"""
 
 
+def _recording(rows: list[Json], settings: Json) -> str:
+    columns = (
+        "observation",
+        "not recorded ms p50 / p99",
+        "recorded ms p50 / p99",
+        "ratio p50 / p99",
+        "n of each",
+        "requests written",
+        "KB a request",
+        "records dropped",
+    )
+    lines = [
+        [
+            row["case"],
+            _pair(row["timings"]["plain_ms"]),
+            _pair(row["timings"]["recorded_ms"]),
+            f"{row['timings']['ratio']['p50']:.2f} / {row['timings']['ratio']['p99']:.2f}",
+            str(row["timings"]["plain_ms"]["n"]),
+            str(row["figures"]["requests"]),
+            f"{row['figures']['bytes'] / max(1, row['figures']['requests']) / 2**10:.1f}",
+            str(row["figures"]["dropped"]),
+        ]
+        for row in rows
+    ]
+    return f"""\
+## With recording
+
+Two servers of the same policy, asked in turn at the task's rate; one of them writes every request with its images.
+
+{markdown(columns, lines)}"""
+
+
 def _load(rows: list[Json], settings: Json) -> str:
     columns = ("load", "n", "missed", "missed by bare act()", "server ms p50 / p99", "bare act() ms p50 / p99")
     lines = [
@@ -137,4 +169,11 @@ def _pair(summary: Json) -> str:
     return f"{summary['p50']:.3f} / {summary['p99']:.3f}"
 
 
-_SECTIONS = {"round_trip": _round_trip, "added": _added, "load": _load, "soak": _soak, "fuzz": _fuzz}
+_SECTIONS = {
+    "round_trip": _round_trip,
+    "added": _added,
+    "recording": _recording,
+    "load": _load,
+    "soak": _soak,
+    "fuzz": _fuzz,
+}

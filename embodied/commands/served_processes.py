@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,18 @@ from embodied.protocols import Policy
 from embodied.serving.observation_reader import ObservationReader
 from embodied.serving.openpi_server import ListeningSettings
 from embodied.serving.policy_server import PolicyServer
+from embodied.serving.recorder import RecordingQueue
+from embodied.serving.session_recorder import SessionRecorder
 from embodied.serving.sessions import SessionSettings
 from embodied.serving.warm_up import made_observation
 from embodied.session import Session
+from embodied.session_files.saved_session import SessionHeader
 from embodied.types import ActionChunk, ActionSpec, CameraSpec, Json, Observation, StateSpec, TaskSpec
 
 ACTION_STEPS = 8  # of the trivial policy
 FRAME_LIMIT = 2**22
+QUEUED_RECORDS = 2000  # as conf/serve.yaml
+MOST_RECORDED_BYTES = 2**35
 
 
 class TrivialPolicy:
@@ -86,16 +92,19 @@ def real_policy(spec: ServedSpec, network: str, policy: Mapping[str, Any], engin
 
 
 class ServerProcess:
-    """What runs in the process: answers "address", "memory" (bytes, resident) and "metrics"."""
+    """What runs in the process: answers "address", "memory" (bytes, resident), "metrics", and at the end "recorded"."""
 
-    def __init__(self, policy: Policy, sessions: Mapping[str, Any]) -> None:
+    def __init__(self, policy: Policy, sessions: Mapping[str, Any], recorder: SessionRecorder | None = None) -> None:
         logging.getLogger("embodied.serving").setLevel(logging.CRITICAL)  # what is refused is counted, not told
         reader = ObservationReader(policy.spec)
         listening = ListeningSettings(
             port=0, rate_limit=1e9, largest_frame=FRAME_LIMIT, handshake_timeout_s=1.0, send_timeout_s=2.0,
             ping_interval_s=5.0, ping_timeout_s=5.0,
         )  # fmt: skip
-        self._server = PolicyServer(policy, reader, SessionSettings(**sessions), listening)
+        self._recorder = recorder
+        self._recording = None if recorder is None else RecordingQueue(recorder, QUEUED_RECORDS)
+        settings = SessionSettings(**sessions)
+        self._server = PolicyServer(policy, reader, settings, listening, recording=self._recording)
         self._server.start(made_observation(policy.spec, {}))
 
     def __call__(self, question: str) -> Any:
@@ -103,7 +112,16 @@ class ServerProcess:
             return self._server.address
         if question == "metrics":
             return self._server.sessions.metrics.text().decode()
+        if question == "recorded":
+            return self._recorded()
         return psutil.Process().memory_info().rss
+
+    def _recorded(self) -> Json:
+        """What was written and what was not, once all of it is."""
+        assert self._recorder is not None and self._recording is not None
+        self._recording.close()
+        dropped = self._recording.dropped.total()
+        return {"requests": self._recorder.counts["requests"], "bytes": self._recorder.bytes, "dropped": dropped}
 
 
 def serve_trivial(spec: ServedSpec, sessions: Mapping[str, Any]) -> ServerProcess:
@@ -114,6 +132,20 @@ def serve_real(
     spec: ServedSpec, network: str, policy: Mapping[str, Any], engine: str, sessions: Mapping[str, Any]
 ) -> ServerProcess:
     return ServerProcess(real_policy(spec, network, policy, engine, 1), sessions)
+
+
+def serve_recorded(
+    spec: ServedSpec, network: str, policy: Mapping[str, Any], engine: str, sessions: Mapping[str, Any], folder: str
+) -> ServerProcess:
+    """As `serve_real`, with every session written into the folder."""
+    real = real_policy(spec, network, policy, engine, 1)
+
+    def header(session: str, episode: int, began: str) -> SessionHeader:
+        return SessionHeader(
+            real.spec, session, episode, real.label, "", real.action_steps, real.inference_delay, began
+        )
+
+    return ServerProcess(real, sessions, SessionRecorder(Path(folder), header, MOST_RECORDED_BYTES))
 
 
 class BareAct:
