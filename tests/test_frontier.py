@@ -11,12 +11,13 @@ from embodied.evaluation.frontier import (
     mean_comparison,
     outcomes,
     paired,
+    reward_difference,
 )
 from embodied.evaluation.frontier_plot import FrontierPanel, FrontierPoint, frontier_figure
-from embodied.evaluation.statistics import wilson_interval
+from embodied.evaluation.statistics import bootstrap_mean_interval, wilson_interval
 
 
-def cell(ever, first_start=100000, calls=1.0, label="method"):
+def cell(ever, first_start=100000, calls=1.0, label="method", rewards=None):
     k, n = ever.count("1"), len(ever) - ever.count("e")
     low, high = wilson_interval(k, n)
     rate = {"k": k, "n": n, "rate": k / n, "low": low, "high": high}
@@ -25,8 +26,16 @@ def cell(ever, first_start=100000, calls=1.0, label="method"):
         "first_start": first_start,
         "ever": ever,
         "success": {"ever": rate},
+        "max_reward": rewards,
+        "mean_max_reward": None if rewards is None else graded_mean(rewards),
         "calls_per_observation": calls,
     }
+
+
+def graded_mean(rewards):
+    ran = [reward for reward in rewards if reward is not None]
+    low, high = bootstrap_mean_interval(ran)
+    return {"mean": np.mean(ran), "n": len(ran), "low": low, "high": high}
 
 
 def test_pairs_are_counted_on_shared_starts_without_errors():
@@ -63,6 +72,24 @@ def test_the_sampler_to_beat_is_the_cheapest_that_keeps_the_success():
     assert cheapest_keeping([reference, bad, below, good], reference) is good
     assert cheapest_keeping([reference, bad], reference) is reference
     assert cheapest_keeping([bad], reference) is None
+
+
+def test_rewards_are_compared_on_shared_starts_without_errors():
+    mine = cell("1e01", rewards=[1.0, None, 0.25, 1.0])
+    theirs = cell("101", rewards=[1.0, 0.5, 0.75])
+    found = reward_difference(mine, theirs)
+    assert (found.n, found.difference) == (2, pytest.approx(-0.25))
+    assert (found.low, found.high) == (-0.5, 0.0)  # of two starts a resample holds one, the other, or both
+    assert reward_difference(mine, cell("101")) is None
+    assert reward_difference(mine, cell("1", first_start=5, rewards=[1.0])) is None
+
+
+def test_where_few_succeed_the_reward_says_what_keeps_the_success():
+    reference = cell("1" * 3 + "0" * 57, calls=100, rewards=[1.0] * 3 + [0.8] * 57)
+    poor = cell("1" * 3 + "0" * 57, calls=2, rewards=[1.0] * 3 + [0.5] * 57)
+    near = cell("1" * 3 + "0" * 57, calls=4, rewards=[1.0] * 3 + [0.8, 0.82, 0.78] * 19)
+    assert cheapest_keeping([reference, poor, near], reference) is near
+    assert is_saturated([reference, near], reference) and not is_saturated([reference, near, poor], reference)
 
 
 def test_means_weigh_columns_alike_and_pair_their_starts():

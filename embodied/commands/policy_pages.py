@@ -12,7 +12,15 @@ from embodied.commands.policy_cells import Kept
 from embodied.commands.policy_conditions import conditions_section, delay_panel
 from embodied.commands.policy_matrix import Column, PolicyCell, PolicyMatrix
 from embodied.evaluation.delay_plot import delay_figure
-from embodied.evaluation.frontier import Paired, cheapest_keeping, is_saturated, mean_comparison, paired
+from embodied.evaluation.frontier import (
+    Paired,
+    RewardDifference,
+    cheapest_keeping,
+    is_saturated,
+    mean_comparison,
+    paired,
+    reward_difference,
+)
 from embodied.evaluation.frontier_plot import FrontierPanel, FrontierPoint, frontier_figure
 from embodied.types import Json
 
@@ -20,7 +28,8 @@ PAGE = "README.md"
 FIGURES = {False: "frontier.png", True: "delay.png"}  # by whether there are conditions
 FIGURE_ENGINE = "eager"
 COLUMNS = (
-    *("method", "success ever", "rate [95 % Wilson]", "at the last step", "mean max. reward", "against reference"),
+    *("method", "success ever", "rate [95 % Wilson]", "at the last step", "against reference"),
+    *("mean max. reward", "against reference"),
     *("calls / observation", "calls / action", "first calls", "p50 (p95) ms / observation, eager", "/ action"),
     *("p50 (p95) ms, ONNX Runtime", "/ action", "first ms", "jerk", "seam jump", "training min"),
 )
@@ -95,10 +104,11 @@ def _head(kept: Kept, matrix: PolicyMatrix) -> str:
 
 Written by `embodied bench policy plan={matrix.name}`: {len(found)} of {len(matrix.cells)} cells are there. Success is
 ever within the task's horizon, on starts that no demonstration began from, the same ones for every method of a column;
-beside it {reference}. One network and one training serve the rows of a method; checkpoints are the last ones. Latency
-is of a whole observation at batch 1 with one thread, measured apart, all methods of a column in turn. Jerk and seam
-jump are root mean squares of the actions asked for, in half action ranges. Trainings ran beside each other, so their
-minutes are an upper bound.
+beside it {reference}. Where a task grades how near an episode came, its largest reward stands there too, with the mean
+difference on shared starts. One network and one training serve the rows of a method; checkpoints are the last ones.
+Latency is of a whole observation at batch 1 with one thread, measured apart, all methods of a column in turn. Jerk and
+seam jump are root mean squares of the actions asked for, in half action ranges. Trainings ran beside each other, so
+their minutes are an upper bound.
 
 Machines: {"; ".join(machines) or "none yet"}.
 """
@@ -125,6 +135,7 @@ def _line(
 ) -> list[str]:
     ever, last = facts["success"]["ever"], facts["success"]["last"]
     reward, motion = facts["mean_max_reward"], facts["motion"]
+    graded = None if reference is None else reward_difference(facts, reference)
     eager, onnx = _latency(timed, cell.row.label, "eager"), _latency(timed, cell.row.label, "onnxruntime")
     per_action = facts["calls_per_action"] / facts["calls_per_observation"] if facts["calls_per_observation"] else None
     return [
@@ -132,8 +143,9 @@ def _line(
         f"{ever['k']}/{ever['n']}",
         f"{ever['rate']:.3f} [{ever['low']:.3f}, {ever['high']:.3f}]",
         f"{last['rate']:.2f}",
-        "" if reward is None else f"{reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}]",
         "" if reference is None or reference is facts else _pair_in_words(paired(facts, reference)),
+        "" if reward is None else f"{reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}]",
+        "" if graded is None or reference is facts else _difference(graded),
         f"{facts['calls_per_observation']:g}",
         f"{facts['calls_per_action']:g}",
         f"{facts['first_observation_calls']:g}",
@@ -151,7 +163,7 @@ def _pair_in_words(pair: Paired | None) -> str:
     return f"+{pair.only_mine} -{pair.only_theirs} of {pair.n}, p {pair.p:.2g}, {_difference(pair)}"
 
 
-def _difference(pair: Paired) -> str:
+def _difference(pair: Paired | RewardDifference) -> str:
     return f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
 
 

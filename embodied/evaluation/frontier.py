@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embodied.evaluation.paired_proportions import exact_mcnemar, paired_difference_interval
-from embodied.evaluation.statistics import Interval
+from embodied.evaluation.statistics import Interval, bootstrap_mean_interval
 from embodied.evaluation.suite_score import Stratum, suite_difference_interval, suite_score
 from embodied.types import Json
 
@@ -56,19 +56,54 @@ def paired(mine: Json, theirs: Json) -> Paired | None:
     return Paired(len(shared), only_mine, only_theirs, exact_mcnemar(only_mine, only_theirs), difference, low, high)
 
 
+@dataclass(frozen=True)
+class RewardDifference:
+    """Mean largest reward of one method minus another's, over the starts that both ran."""
+
+    n: int
+    difference: float
+    low: float  # of its 95 % interval: a bootstrap of starts
+    high: float
+
+
+def reward_difference(mine: Json, theirs: Json) -> RewardDifference | None:
+    """Of two cells of a task that grades how near an episode came; None for others, and without a shared start."""
+    a, b = _rewards(mine), _rewards(theirs)
+    differences = [a[start] - b[start] for start in sorted(a.keys() & b.keys())]
+    if not differences:
+        return None
+    low, high = bootstrap_mean_interval(differences, 1 - ALPHA)
+    return RewardDifference(len(differences), float(np.mean(differences)), low, high)
+
+
+def _rewards(cell: Json) -> dict[int, float]:
+    """The largest reward of each start that ran."""
+    first = cell["first_start"]
+    return {first + i: reward for i, reward in enumerate(cell["max_reward"] or ()) if reward is not None}
+
+
 def is_saturated(cells: Sequence[Json], reference: Json) -> bool:
-    """Whether every method lies within the interval of the reference: the column tells none of them apart."""
-    interval = reference["success"]["ever"]
-    return all(interval["low"] <= cell["success"]["ever"]["rate"] <= interval["high"] for cell in cells)
+    """Whether every method lies within the reference's intervals, of success and of a graded task's largest reward.
+
+    Such a column tells none of them apart.
+    """
+    success, reward = reference["success"]["ever"], reference["mean_max_reward"]
+    return all(success["low"] <= cell["success"]["ever"]["rate"] <= success["high"] for cell in cells) and (
+        reward is None or all(reward["low"] <= cell["mean_max_reward"]["mean"] <= reward["high"] for cell in cells)
+    )
 
 
 def keeps_success(cell: Json, reference: Json) -> bool:
-    """Not significantly below the reference on shared starts, and not below its interval."""
+    """Not significantly below the reference on shared starts, and not below its interval.
+
+    On a task that grades episodes neither is its largest reward: where few starts are solved, success alone would let
+    everything pass.
+    """
     if cell is reference:
         return True
-    pair = paired(cell, reference)
+    pair, graded = paired(cell, reference), reward_difference(cell, reference)
     within = cell["success"]["ever"]["rate"] >= reference["success"]["ever"]["low"]
-    return pair is not None and not pair.is_below and within
+    return pair is not None and not pair.is_below and within and (graded is None or graded.high >= 0)
 
 
 def cheapest_keeping(cells: Sequence[Json], reference: Json) -> Json | None:
