@@ -52,11 +52,13 @@ class WindowMixture:
                 places.append(place)
                 windows.append(sampler.gather(indices[place] - self._first(number)))
         back = np.argsort(np.concatenate(places))
+        executed = [window.executed for window in windows if window.executed is not None]
         return Window(
             state=np.concatenate([window.state for window in windows])[back],
             action=np.concatenate([window.action for window in windows])[back],
             valid=np.concatenate([window.valid for window in windows])[back],
             images={name: np.concatenate([w.images[name] for w in windows])[back] for name in windows[0].images},
+            executed=np.concatenate(executed)[back] if len(executed) == len(windows) else None,
         )
 
     def epoch_order(self, seed: int, epoch: int) -> np.ndarray:

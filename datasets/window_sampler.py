@@ -36,6 +36,7 @@ class WindowSampler:
         representation: Literal["absolute", "delta"],
         episodes: np.ndarray | None = None,
         images: ImageRows | None = None,
+        executed: np.ndarray | None = None,
     ) -> None:
         """
         Args:
@@ -47,6 +48,7 @@ class WindowSampler:
             past: actions of a window before t.
             episodes: indices of the episodes to take windows from; None for all.
             images: of the same T rows; None for windows without.
+            executed: float32 [T A], what the robot was sent; None for windows without.
 
         Raises:
             UserError: sizes that do not fit each other, no episode, or an episode that does not exist.
@@ -54,13 +56,17 @@ class WindowSampler:
         _check_sizes(history, horizon, past, representation)
         ends = np.asarray(episode_ends, np.int64)
         _check_lengths(state, action, ends)
+        if executed is not None:
+            _check_lengths(state, executed, ends)
         starts = np.concatenate([[0], ends[:-1]])
         chosen = _check_episodes(np.arange(len(ends)) if episodes is None else np.asarray(episodes), len(ends))
         self.history, self.horizon, self.past, self.representation = history, horizon, past, representation
         self._images = images
         starts, ends = starts[chosen], ends[chosen]
         self._state = _Slices(state, starts, ends, before=history - 1, after=0)
-        self._action = _Slices(action, starts, ends, before=past, after=horizon - past - 1)
+        around = {"before": past, "after": horizon - past - 1}
+        self._action = _Slices(action, starts, ends, **around)
+        self._executed = None if executed is None else _Slices(executed, starts, ends, **around)
         self._row = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
         self._first = np.repeat(starts, ends - starts)
         self._last = np.repeat(ends - 1, ends - starts)
@@ -76,11 +82,13 @@ class WindowSampler:
         episodes: np.ndarray | None = None,
         inputs: TaskSpec | None = None,
         images: ImageRows | None = None,
+        executed: bool = False,
     ) -> WindowSampler:
         """Read the state vectors, side by side in the spec's order, and the clean actions of a store.
 
         Args:
             inputs: a spec with the state vectors to read; None for the store's own.
+            executed: whether windows hold the executed actions too.
             the rest: as for the constructor.
         """
         inputs = store.spec if inputs is None else inputs
@@ -95,6 +103,7 @@ class WindowSampler:
             representation=store.spec.action.representation,
             episodes=episodes,
             images=images,
+            executed=store.read("executed") if executed else None,
         )
 
     def __len__(self) -> int:
@@ -108,6 +117,7 @@ class WindowSampler:
             action=self._action.take(indices),
             valid=self._valid(indices),
             images=self._images.gather(self._state_rows(indices)) if self._images is not None else {},
+            executed=None if self._executed is None else self._executed.take(indices),
         )
 
     def _state_rows(self, indices: np.ndarray) -> np.ndarray:

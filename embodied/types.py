@@ -359,6 +359,7 @@ class Window:
     action: np.ndarray  # float32 [B H A]
     valid: np.ndarray  # bool [B H], False where the action is padding that the loss must not see
     images: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 [B To h w 3] a camera that the policy sees
+    executed: np.ndarray | None = None  # float32 [B H A], with their noise, where the policy asks for them
 
 
 @dataclass(frozen=True)

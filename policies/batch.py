@@ -18,6 +18,7 @@ class Batch:
     action_BHA: Tensor
     valid_BH: Tensor  # bool, False where the loss must not look
     images: dict[str, Tensor] = field(default_factory=dict)  # uint8 [B To h w 3] a camera
+    executed_BHA: Tensor | None = None  # what the demonstrator's robot was sent, noise and all
 
     def __len__(self) -> int:
         return len(self.action_BHA)
@@ -29,4 +30,5 @@ class Batch:
             action_BHA=torch.from_numpy(window.action).to(device),
             valid_BH=torch.from_numpy(window.valid).to(device),
             images={name: torch.from_numpy(image).to(device) for name, image in window.images.items()},
+            executed_BHA=None if window.executed is None else torch.from_numpy(window.executed).to(device),
         )

@@ -148,6 +148,11 @@ class DenoisingPolicy(RunTimeSettings, nn.Module):
         """
         return settings
 
+    @property
+    def sees_executed(self) -> bool:
+        """Whether training windows are to hold the executed actions beside the clean labels."""
+        return False
+
     def fit_normalizers(self, state: Statistics, action: Statistics) -> None:
         """Take the scaling of observations and actions from the data's statistics, `action` of learned actions."""
         self.state_normalizer.fit(state)

@@ -14,7 +14,7 @@ B batch, H buffer length (Tp), A action, M level vectors; levels run 0 (clean) .
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -79,7 +79,9 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
             initial_calls: network calls of that pass.
             chunkwise: share of training samples on the ladder; the rest has one level for all positions, which is
                 what `denoise` needs.
-            largest_delay: training shows prefixes of 0 .. this many clean actions, drawn evenly.
+            largest_delay: on the ladder training shows prefixes of 0 .. this many clean actions, drawn evenly. They are
+                the executed ones: noise that was added to a demonstration is then no secret that its later labels,
+                which answer to it, betray in the prefix.
             inference_delay: d, control steps that pass between an observation and the execution of its chunk: the
                 buffer's first d actions are those that will be executed meanwhile, and stay as they are.
             the rest: as in `DenoisingPolicy`.
@@ -228,7 +230,15 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         The scheme is drawn a sample rather than a batch: the same expectation, with less variance. So is the prefix,
         whose clean positions are left out of the error.
         """
-        return self.prediction_error(batch, self.training_levels(len(batch), generator).to(self.device), generator)
+        level_BH = self.training_levels(len(batch), generator).to(self.device)
+        if batch.executed_BHA is not None:
+            is_clean_BH1 = (level_BH == 0).unsqueeze(-1)
+            batch = replace(batch, action_BHA=torch.where(is_clean_BH1, batch.executed_BHA, batch.action_BHA))
+        return self.prediction_error(batch, level_BH, generator)
+
+    @property
+    def sees_executed(self) -> bool:
+        return self.largest_delay > 0
 
     def training_levels(self, samples: int, generator: torch.Generator) -> Tensor:
         """Levels for so many training samples, int64 [samples H], on the CPU."""
@@ -246,9 +256,8 @@ class StreamingDiffusionPolicy(DenoisingPolicy):
         row_B = torch.randint(len(visited_MH), (samples,), generator=generator)
         constant_B = torch.randint(1, self.path.levels + 1, (samples,), generator=generator)
         on_ladder_B = torch.rand(samples, generator=generator) < self.chunkwise
-        clean_H = torch.arange(self.horizon) < (self.past + prefix if prefix else 0)
-        constant_BH = torch.where(clean_H, 0, constant_B.unsqueeze(1))
-        return torch.where(on_ladder_B.unsqueeze(1), visited_MH[row_B], constant_BH)
+        # A full pass comes before anything is executed: no level for all has a prefix.
+        return torch.where(on_ladder_B.unsqueeze(1), visited_MH[row_B], constant_B.unsqueeze(1))
 
     def cycle(self, network: Network) -> _Cycle:
         """What a running session's buffer goes through at an observation, as a module."""

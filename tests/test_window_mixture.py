@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from test_window_sampler import ENDS, make_sampler
+from test_window_sampler import ENDS, make_data, make_sampler
 
 from embodied.datasets.streaming_statistics import StreamingStatistics
 from embodied.datasets.window_mixture import WindowMixture, mixed_statistics, whole_shares
@@ -16,8 +16,8 @@ PARTS = ([0, 1], [2], [3, 4])  # 6, 12 and 9 windows
 LENGTHS = (6, 12, 9)
 
 
-def make_mixture(weights=None) -> WindowMixture:
-    return WindowMixture([make_sampler(episodes=part) for part in PARTS], weights)
+def make_mixture(weights=None, executed=None) -> WindowMixture:
+    return WindowMixture([make_sampler(episodes=part, executed=executed) for part in PARTS], weights)
 
 
 def take(batches, count: int) -> np.ndarray:
@@ -36,6 +36,14 @@ def test_without_weights_it_is_one_sampler_over_everything():
     ours, theirs = mixture.gather(order), whole.gather(order)
     for name in ("state", "action", "valid"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), strict=True)
+
+
+def test_executed_actions_come_along():
+    _, action = make_data()
+    mixture = make_mixture(executed=action + 1)
+    window = mixture.gather(mixture.epoch_order(0, 1))
+    np.testing.assert_array_equal(window.executed, window.action + 1, strict=True)
+    assert make_mixture().gather(np.arange(len(mixture))).executed is None
 
 
 @pytest.mark.parametrize(

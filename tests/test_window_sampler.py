@@ -19,7 +19,9 @@ def make_data() -> tuple[np.ndarray, np.ndarray]:
     return random.normal(size=(ENDS[-1], 3)).astype(np.float32), random.normal(size=(ENDS[-1], 2)).astype(np.float32)
 
 
-def make_sampler(history=2, horizon=8, past=0, representation="absolute", episodes=None) -> WindowSampler:
+def make_sampler(
+    history=2, horizon=8, past=0, representation="absolute", episodes=None, executed=None
+) -> WindowSampler:
     state, action = make_data()
     return WindowSampler(
         state,
@@ -30,6 +32,7 @@ def make_sampler(history=2, horizon=8, past=0, representation="absolute", episod
         past=past,
         representation=representation,
         episodes=episodes,
+        executed=executed,
     )
 
 
@@ -73,6 +76,14 @@ def test_gather_equals_the_rules_applied_one_by_one(history, horizon, past, repr
     np.testing.assert_array_equal(window.state, np.stack([expected[i][0] for i in order]), strict=True)
     np.testing.assert_array_equal(window.action, np.stack([expected[i][1] for i in order]), strict=True)
     np.testing.assert_array_equal(window.valid, np.stack([expected[i][2] for i in order]), strict=True)
+
+
+def test_executed_actions_lie_where_the_labels_do():
+    _, action = make_data()
+    sampler = make_sampler(past=1, executed=action + 1)
+    window = sampler.gather(np.arange(len(sampler)))
+    np.testing.assert_array_equal(window.executed, window.action + 1, strict=True)
+    assert make_sampler().gather(np.arange(3)).executed is None
 
 
 def test_late_windows_are_not_dropped():
@@ -129,13 +140,15 @@ def test_from_store(tmp_path):
     with EpisodeStore.create(tmp_path / "store", SPEC, expected_episodes=3, provenance={}) as store:
         for seed in range(3):
             store.commit(make_episode(seed))
-        sampler = WindowSampler.from_store(store, history=2, horizon=4, past=1, episodes=np.array([1]))
+        chosen = np.array([1])
+        sampler = WindowSampler.from_store(store, history=2, horizon=4, past=1, episodes=chosen, executed=True)
     episode = make_episode(1)
     assert len(sampler) == episode.length
     window = sampler.gather(np.array([2]))
     flat = np.concatenate([episode.state["position"], episode.state["gripper"]], axis=1)
     np.testing.assert_array_equal(window.state[0], flat[1:3], strict=True)
     np.testing.assert_array_equal(window.action[0], episode.action[[1, 2, 3, 3]], strict=True)
+    np.testing.assert_array_equal(window.executed[0], episode.executed[[1, 2, 3, 3]], strict=True)
     assert window.valid.tolist() == [[True, True, True, False]]  # the spec's actions are deltas
 
 

@@ -141,4 +141,5 @@ def _windows(
         episodes=episodes,
         inputs=policy.inputs,
         images=images,
+        executed=policy.sees_executed,
     )
