@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from embodied.types import Json
 PAGE = "README.md"
 FIGURES = {False: "frontier.png", True: "delay.png"}  # by whether there are conditions
 FIGURE_ENGINE = "eager"
+WIDTH = 120  # of the page's text
 COLUMNS = (
     *("method", "success ever", "rate [95 % Wilson]", "at the last step", "against reference"),
     *("mean max. reward", "against reference"),
@@ -98,20 +100,26 @@ def _panels(kept: Kept, matrix: PolicyMatrix) -> list[FrontierPanel]:
 def _head(kept: Kept, matrix: PolicyMatrix) -> str:
     found = [facts for column in matrix.columns for _, facts in _found(kept, matrix, column)]
     machines = sorted({f"{facts['machine']['cpu']}, {facts['machine']['cores']} cores" for facts in found})
-    reference = f"exact McNemar against {matrix.reference} on shared starts" if matrix.reference else "no reference"
-    return f"""\
-# {matrix.title}
-
-Written by `embodied bench policy plan={matrix.name}`: {len(found)} of {len(matrix.cells)} cells are there. Success is
-ever within the task's horizon, on starts that no demonstration began from, the same ones for every method of a column;
-beside it {reference}. Where a task grades how near an episode came, its largest reward stands there too, with the mean
-difference on shared starts. One network and one training serve the rows of a method; checkpoints are the last ones.
-Latency is of a whole observation at batch 1 with one thread, measured apart, all methods of a column in turn. Jerk and
-seam jump are root mean squares of the actions asked for, in half action ranges. Trainings ran beside each other, so
-their minutes are an upper bound.
-
-Machines: {"; ".join(machines) or "none yet"}.
-"""
+    sentences = [
+        f"Written by `embodied bench policy plan={matrix.name}`: {len(found)} of {len(matrix.cells)} cells are there.",
+        "Success is ever within the task's horizon, on starts that no demonstration began from, the same ones for "
+        "every method of a column.",
+        "One network and one training serve the rows of a method; checkpoints are the last ones.",
+        "Jerk and seam jump are root mean squares of the actions asked for, in half action ranges.",
+    ]
+    if matrix.reference:
+        sentences.append(
+            f"Beside success stands exact McNemar against {matrix.reference} on shared starts; where a task grades how "
+            "near an episode came, its largest reward, and the mean difference on shared starts."
+        )
+    if not matrix.has_conditions:
+        sentences.append(
+            "Latency is of a whole observation at batch 1 with one thread, measured apart, all methods of a column in "
+            "turn. Trainings ran beside each other, so their minutes are an upper bound."
+        )
+    machines_in_words = f"Machines: {'; '.join(machines) or 'none yet'}."
+    text = textwrap.fill(" ".join(sentences), WIDTH)
+    return f"# {matrix.title}\n\n{text}\n\n{machines_in_words}\n"
 
 
 def _column(kept: Kept, matrix: PolicyMatrix, column: Column) -> str:
