@@ -12,6 +12,7 @@ import torch
 from pusht_data import made_arrays, write_zarr_v2
 from safetensors.torch import load_file
 from test_training import job, quiet
+from toy_policies import SDP, toy_policy
 from toy_specs import toy_episodes, toy_spec
 from toy_stores import make_store
 
@@ -38,6 +39,17 @@ def whole(tmp_path_factory):
 
 def weights_of(run):
     return load_file(find_checkpoint(run) / "policy.safetensors")
+
+
+def test_windows_hold_executed_actions_for_the_policies_that_learn_from_them(stores):
+    data = TrainingData(stores, toy_spec(), DataSettings())
+    for settings, is_wanted in ((SDP, False), ({**SDP, "largest_delay": 2}, True)):
+        train, validation = data.split(toy_policy(settings), 0.3, seed=0)
+        for source in (train, validation):
+            window = source.gather(np.arange(len(source)))
+            assert (window.executed is not None) == is_wanted
+            if is_wanted:
+                assert window.executed.shape == window.action.shape
 
 
 def test_the_run_records_every_store(tmp_path, stores):
