@@ -33,7 +33,7 @@ def _round_trip(rows: list[Json], settings: Json) -> str:
             row["case"],
             _pair(row["timings"]["server_ms"]),
             _pair(row["timings"]["bare_ms"]),
-            f"{row['timings']['ratio']['p50']:.2f} / {row['timings']['ratio']['p99']:.2f}",
+            _ratio(row["timings"]["ratio"]),
             str(row["timings"]["server_ms"]["n"]),
         ]
         for row in rows
@@ -92,7 +92,7 @@ def _recording(rows: list[Json], settings: Json) -> str:
             row["case"],
             _pair(row["timings"]["plain_ms"]),
             _pair(row["timings"]["recorded_ms"]),
-            f"{row['timings']['ratio']['p50']:.2f} / {row['timings']['ratio']['p99']:.2f}",
+            _ratio(row["timings"]["ratio"]),
             str(row["timings"]["plain_ms"]["n"]),
             str(row["figures"]["requests"]),
             f"{row['figures']['bytes'] / max(1, row['figures']['requests']) / 2**10:.1f}",
@@ -163,6 +163,10 @@ Refused and closed without a reason: {figures["without_reason"]}. Answered are f
 
 {markdown(("frames", *OUTCOMES), [*kinds, total])}
 {markdown(("peer", "s until the server closed it"), lived)}"""
+
+
+def _ratio(ratio: Json) -> str:
+    return f"{ratio['p50']:.2f} / {ratio['p99']:.2f}"
 
 
 def _pair(summary: Json) -> str:
