@@ -22,7 +22,7 @@ from embodied.policies.batch import Batch
 from embodied.policies.policy_file import load_policy
 from embodied.policies.seeded_noise import mixed_seed
 from embodied.summaries import without_timings
-from embodied.training.checkpoint import STATE, checkpoint_paths, find_checkpoint, newest_description
+from embodied.training.checkpoint import STATE, TENSORS, checkpoint_paths, find_checkpoint, newest_description
 from embodied.training.data import DataSettings, TrainingData
 from embodied.training.job import TrainingJob, _worker, run_on_processes
 from embodied.training.loggers import JsonLines, check_loggers
@@ -138,6 +138,27 @@ def test_a_finished_job_run_again_changes_nothing(store, uninterrupted):
     before = tensors(folder)
     assert without_timings(job(folder, store).run(quiet)) == without_timings(expected)
     assert all(torch.equal(before[key], value) for key, value in tensors(folder).items())
+
+
+def test_a_training_that_has_ended_needs_its_policy_alone(tmp_path, store, uninterrupted):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], folder)
+    newest = find_checkpoint(folder)
+    (newest / TENSORS).unlink()
+    state = json.loads((newest / STATE).read_text())
+    (newest / STATE).write_text(json.dumps({**state, "device": "NVIDIA of elsewhere"}))
+    policy = (newest / "policy.safetensors").read_bytes()
+    expected = {**without_timings(uninterrupted[1]), "device": "NVIDIA of elsewhere"}
+    assert without_timings(job(folder, store).run(quiet)) == expected
+    assert find_checkpoint(folder) == newest and (newest / "policy.safetensors").read_bytes() == policy
+
+
+def test_a_training_that_has_not_ended_needs_its_state(tmp_path, store):
+    with pytest.raises(Killed):
+        job(tmp_path, store).run(killed_after(6))
+    (find_checkpoint(tmp_path) / TENSORS).unlink()
+    with pytest.raises(UserError, match="training.safetensors in .*, to continue its training exactly"):
+        job(tmp_path, store).run(quiet)
 
 
 def test_the_time_of_earlier_starts_counts(tmp_path, store):

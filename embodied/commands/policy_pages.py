@@ -161,8 +161,15 @@ def _line(
         *_milliseconds(onnx, per_action),
         "" if eager is None else f"{eager['first_observation_ms']:.1f}",
         *("" if motion[name] is None else f"{motion[name]:.4f}" for name in ("jerk", "seam_jump")),
-        "" if training is None else f"{training['timings']['train_min']:.0f}",
+        "" if training is None else _training_time(training),
     ]
+
+
+def _training_time(training: Json) -> str:
+    """In minutes, and on what, if not on a CPU."""
+    device = training.get("device") or "cpu"
+    minutes = f"{training['timings']['train_min']:.0f}"
+    return minutes if device == "cpu" else f"{minutes} ({device})"
 
 
 def _pair_in_words(pair: Paired | None) -> str:

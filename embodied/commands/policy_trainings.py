@@ -108,7 +108,7 @@ def is_available(command: str) -> bool:
 def training_facts(directory: Path) -> Json:
     """What is kept of a finished training."""
     summary = json.loads((directory / SUMMARY).read_text())
-    keys = ("network", "policy", "encoder", "parameters", "store", "steps")
+    keys = ("network", "policy", "encoder", "parameters", "store", "steps", "device")
     return {
         "command": summary["command"],
         "run": directory.name,

@@ -2,6 +2,9 @@
 
 checkpoints/step_0001500/policy.json, policy.safetensors        averaged weights, ready to run
                          training.json, training.safetensors    raw weights, optimiser, averages, schedule, losses
+
+The last checkpoint of a training that has ended is complete without training.safetensors, four fifths of its size: so a
+run can be brought home from the machine that trained it, and is evaluated there by `resume=`.
 """
 
 from __future__ import annotations
@@ -139,13 +142,19 @@ def save_training_state(folder: Path, tensors: dict[str, Tensor], state: Json) -
 
 
 def load_training_state(folder: Path) -> tuple[dict[str, Tensor], Json]:
-    """
+    """What an exact resume needs; of a training that has ended and was copied without it, the facts alone.
+
+    Returns:
+        Tensors (none in that case), and facts: `step`, `steps`, losses, times.
+
     Raises:
         UserError: the checkpoint holds a policy only (it was copied without its training state), or is damaged.
     """
     try:
         with restoring(folder):
-            return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+            facts = json.loads((folder / STATE).read_text())
+            has_ended = facts["step"] == facts.get("steps")
+            return {} if has_ended and not (folder / TENSORS).exists() else load_file(folder / TENSORS), facts
     except UserError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise

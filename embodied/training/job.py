@@ -90,6 +90,7 @@ class TrainingJob:
         return {
             "parameters": sum(parameter.numel() for parameter in policy.parameters()),
             "steps": training.step,
+            "device": training.device_name,
             "loss": training.loss,
             "validation_loss": training.validation_loss,
             "windows": len(train),

@@ -134,6 +134,7 @@ class Training:
         self.loss: float | None = None  # the last one logged
         self.validation_loss: float | None = None
         self._losses: list[torch.Tensor] = []  # of the steps since
+        self.device_name: str | None = _name_of(self.accelerator.device)  # what made the last step; None: not known
 
     @property
     def learner(self) -> Learner:
@@ -160,18 +161,24 @@ class Training:
             return False
         tensors, state = load_training_state(paths[-1])
 
-        average, others = "average.", ("average.", "optimizer.")
         with restoring(paths[-1]):
-            weights = {key: value for key, value in tensors.items() if not key.startswith(others)}
-            averages = {key.removeprefix(average): tensors[key] for key in tensors if key.startswith(average)}
-            self.learner.load_state_dict(weights, strict=True)
-            self.average.load_state_dict(averages, strict=True)
-            unpack_optimizer(self.optimizer, tensors, state["optimizer"])
+            if tensors:
+                self._take(tensors, state["optimizer"])
             self.step = state["step"]
             self._spent_s = state.get("timings", {"spent_s": 0.0})["spent_s"]  # not known of a run that began earlier
             self.loss, self.validation_loss = state["loss"], state["validation_loss"]
+            if self.step == self.settings.steps:  # nothing is left to do here
+                self.device_name = state.get("device")
             self._losses = list(torch.tensor(state["losses_since"], device=self.accelerator.device))
         return True
+
+    def _take(self, tensors: dict[str, torch.Tensor], optimizer: Json) -> None:
+        average, others = "average.", ("average.", "optimizer.")
+        weights = {key: value for key, value in tensors.items() if not key.startswith(others)}
+        averages = {key.removeprefix(average): tensors[key] for key in tensors if key.startswith(average)}
+        self.learner.load_state_dict(weights, strict=True)
+        self.average.load_state_dict(averages, strict=True)
+        unpack_optimizer(self.optimizer, tensors, optimizer)
 
     def save(self, description: Callable[[int], PolicyDescription]) -> None:
         """Write a checkpoint of the present step; the main process does, the others lend it their losses."""
@@ -186,6 +193,8 @@ class Training:
         }
         state: Json = {
             "step": self.step,
+            "steps": self.settings.steps,
+            "device": self.device_name,
             "loss": self.loss,
             "losses_since": losses,
             "validation_loss": self.validation_loss,
@@ -279,3 +288,8 @@ class Training:
         batch = Batch.from_window(validation.gather(order), self.accelerator.device)
         generator = torch.Generator().manual_seed(VALIDATION_SEED)
         return float(self.learner.loss(self.averaged_policy, self.averaged_policy, batch, generator))
+
+
+def _name_of(device: torch.device) -> str:
+    """In words, for a run's summary."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
