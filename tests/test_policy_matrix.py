@@ -41,7 +41,7 @@ def test_every_training_and_every_cell_is_a_command_that_composes(name):
                 tried.add(tuple(words))
                 check(command, words)
     labels = {row.label for row in matrix.rows}
-    assert {*matrix.baseline, *matrix.headline} <= labels
+    assert {*matrix.baseline, *matrix.rivals, *matrix.headline} <= labels
     assert matrix.reference in labels or matrix.reference is None
 
 

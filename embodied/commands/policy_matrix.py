@@ -112,6 +112,7 @@ class PolicyMatrix:
     title: str
     reference: str | None  # label of the row that the others are paired with
     baseline: tuple[str, ...]  # labels of the samplers to beat
+    rivals: tuple[str, ...]  # labels of others that are judged likewise, beside the line to beat
     headline: tuple[str, ...]  # labels of the rows that the targets are about
     trainings: Mapping[str, Training]
     columns: tuple[Column, ...]
@@ -191,6 +192,7 @@ def parsed_matrix(name: str, data: Any) -> PolicyMatrix:
         title=data["title"],
         reference=data.get("reference"),
         baseline=tuple(data.get("baseline", ())),
+        rivals=tuple(data.get("rivals", ())),
         headline=tuple(data.get("headline", ())),
         trainings=trainings,
         columns=tuple(column for group in columns for column in group),

@@ -200,22 +200,32 @@ def _milliseconds(timings: Json | None, per_action: float | None) -> tuple[str, 
 def _verdict(
     matrix: PolicyMatrix, cells: Sequence[tuple[PolicyCell, Json]], reference: Json, timed: Json | None
 ) -> str:
-    """Whether the column tells methods apart, and the speed-up over the cheapest baseline that keeps the success."""
+    """Whether the column tells methods apart, and the speed-up over the cheapest samplers that keep the success."""
     by_label = {cell.row.label: facts for cell, facts in cells}
     sentences = []
     if is_saturated(list(by_label.values()), reference):
         sentences.append(f"Saturated: every method lies within the interval of {matrix.reference}.")
-    cheapest = cheapest_keeping([by_label[label] for label in matrix.baseline if label in by_label], reference)
+    for kind, labels in (("baseline", matrix.baseline), ("rival", matrix.rivals)):
+        present = [by_label[label] for label in labels if label in by_label]
+        if present:
+            sentences += _against_cheapest(matrix, kind, present, reference, timed)
+    return " ".join(sentences) + "\n"
+
+
+def _against_cheapest(
+    matrix: PolicyMatrix, kind: str, cells: Sequence[Json], reference: Json, timed: Json | None
+) -> list[str]:
+    cheapest = cheapest_keeping(cells, reference)
     if cheapest is None:
-        return "\n".join([*sentences, ""])
-    sentences.append(f"The cheapest baseline that keeps the success of {matrix.reference}: {cheapest['label']}.")
+        return [f"No {kind} keeps the success of {matrix.reference}."]
+    sentences = [f"The cheapest {kind} that keeps the success of {matrix.reference}: {cheapest['label']}."]
     for label in matrix.headline:
         for engine in ("eager", "onnxruntime"):
             mine, theirs = _latency(timed, label, engine), _latency(timed, cheapest["label"], engine)
             if mine is not None and theirs is not None:
                 ratio = theirs["observation_ms"]["p50"] / mine["observation_ms"]["p50"]
                 sentences.append(f"{cheapest['label']} takes {ratio:.2f} times as long as {label} ({engine}).")
-    return " ".join(sentences) + "\n"
+    return sentences
 
 
 def _means(kept: Kept, matrix: PolicyMatrix) -> str:
