@@ -153,12 +153,13 @@ def test_a_training_that_has_ended_needs_its_policy_alone(tmp_path, store, unint
     assert find_checkpoint(folder) == newest and (newest / "policy.safetensors").read_bytes() == policy
 
 
-def test_a_training_that_has_not_ended_needs_its_state(tmp_path, store):
-    with pytest.raises(Killed):
-        job(tmp_path, store).run(killed_after(6))
-    (find_checkpoint(tmp_path) / TENSORS).unlink()
+def test_a_training_that_has_not_ended_needs_its_state(tmp_path, store, uninterrupted):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], folder)
+    (find_checkpoint(folder) / TENSORS).unlink()
+    longer = dataclasses.replace(job(folder, store), settings=dataclasses.replace(SETTINGS, steps=13))
     with pytest.raises(UserError, match="training.safetensors in .*, to continue its training exactly"):
-        job(tmp_path, store).run(quiet)
+        longer.run(quiet)
 
 
 def test_the_time_of_earlier_starts_counts(tmp_path, store):

@@ -141,11 +141,14 @@ def save_training_state(folder: Path, tensors: dict[str, Tensor], state: Json) -
     (folder / STATE).write_text(json.dumps(state, indent=2) + "\n")
 
 
-def load_training_state(folder: Path) -> tuple[dict[str, Tensor], Json]:
+def load_training_state(folder: Path, steps: int) -> tuple[dict[str, Tensor], Json]:
     """What an exact resume needs; of a training that has ended and was copied without it, the facts alone.
 
+    Args:
+        steps: at which the training ends.
+
     Returns:
-        Tensors (none in that case), and facts: `step`, `steps`, losses, times.
+        Tensors (none in that case), and facts: `step`, losses, times.
 
     Raises:
         UserError: the checkpoint holds a policy only (it was copied without its training state), or is damaged.
@@ -153,7 +156,7 @@ def load_training_state(folder: Path) -> tuple[dict[str, Tensor], Json]:
     try:
         with restoring(folder):
             facts = json.loads((folder / STATE).read_text())
-            has_ended = facts["step"] == facts.get("steps")
+            has_ended = facts["step"] >= steps
             return {} if has_ended and not (folder / TENSORS).exists() else load_file(folder / TENSORS), facts
     except UserError as error:
         if not isinstance(error.__cause__, FileNotFoundError):

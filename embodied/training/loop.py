@@ -159,7 +159,7 @@ class Training:
         paths = checkpoint_paths(self.folder)
         if not paths:
             return False
-        tensors, state = load_training_state(paths[-1])
+        tensors, state = load_training_state(paths[-1], self.settings.steps)
 
         with restoring(paths[-1]):
             if tensors:
@@ -167,7 +167,7 @@ class Training:
             self.step = state["step"]
             self._spent_s = state.get("timings", {"spent_s": 0.0})["spent_s"]  # not known of a run that began earlier
             self.loss, self.validation_loss = state["loss"], state["validation_loss"]
-            if self.step == self.settings.steps:  # nothing is left to do here
+            if self.step >= self.settings.steps:  # nothing is left to do here
                 self.device_name = state.get("device")
             self._losses = list(torch.tensor(state["losses_since"], device=self.accelerator.device))
         return True
@@ -193,7 +193,6 @@ class Training:
         }
         state: Json = {
             "step": self.step,
-            "steps": self.settings.steps,
             "device": self.device_name,
             "loss": self.loss,
             "losses_since": losses,
