@@ -18,7 +18,7 @@ MATRIX = """
 title: A small frontier
 reference: DDIM-4
 baseline: [DDIM-1, DDIM-4]
-rivals: [SDP k=1]
+rivals: [SDP k=1, student]
 headline: [SDP k=1]
 evaluation: [episodes=4, recordings=0]
 trainings:
@@ -150,7 +150,7 @@ def test_the_page_says_pairs_the_sampler_to_beat_and_what_is_missing(world, tmp_
     # Of 19 starts that both ran DDIM-4 alone solved one more.
     assert "| SDP k=1 | 15/20 | 0.750 [0.531, 0.888] |" in text and "+0 -1 of 19, p 1, -0.053" in text
     assert "The cheapest baseline that keeps the success of DDIM-4: DDIM-4." in text
-    assert "The cheapest rival that keeps the success of DDIM-4: SDP k=1." in text
+    assert "The cheapest rival that keeps the success of DDIM-4: SDP k=1. Not measured of these: student." in text
     assert "Saturated" not in text and "| 2 (NVIDIA of elsewhere) |" in text
     assert "- metaworld/reach-v3, student\n" in text and "- latency of metaworld/reach-v3\n" in text
     assert "| metaworld/reach-v3, SDP k=1 | `metaworld-reach-v3-SDP-k=1` |" in text

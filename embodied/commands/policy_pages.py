@@ -209,6 +209,8 @@ def _verdict(
         present = [by_label[label] for label in labels if label in by_label]
         if present:
             sentences += _against_cheapest(matrix, kind, present, reference, timed)
+            missing = [label for label in labels if label not in by_label]
+            sentences += [f"Not measured of these: {', '.join(missing)}."] if missing else []
     return " ".join(sentences) + "\n"
 
 
