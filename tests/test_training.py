@@ -153,15 +153,6 @@ def test_a_training_that_has_ended_needs_its_policy_alone(tmp_path, store, unint
     assert find_checkpoint(folder) == newest and (newest / "policy.safetensors").read_bytes() == policy
 
 
-def test_a_training_that_has_not_ended_needs_its_state(tmp_path, store, uninterrupted):
-    folder = tmp_path / "run"
-    shutil.copytree(uninterrupted[0], folder)
-    (find_checkpoint(folder) / TENSORS).unlink()
-    longer = dataclasses.replace(job(folder, store), settings=dataclasses.replace(SETTINGS, steps=13))
-    with pytest.raises(UserError, match="training.safetensors in .*, to continue its training exactly"):
-        longer.run(quiet)
-
-
 def test_the_time_of_earlier_starts_counts(tmp_path, store):
     with pytest.raises(Killed):
         job(tmp_path, store).run(killed_after(6))
@@ -232,9 +223,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used_once_it_is_del
 def test_a_checkpoint_without_its_training_state_says_how_to_start_from_its_weights(tmp_path, store, uninterrupted):
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted[0], folder)
-    (find_checkpoint(folder) / "training.safetensors").unlink()
+    (find_checkpoint(folder) / TENSORS).unlink()
+    longer = dataclasses.replace(job(folder, store), settings=dataclasses.replace(SETTINGS, steps=13))
     with pytest.raises(UserError, match="to continue its training exactly.*start a new run from its weights with init"):
-        job(folder, store).run(quiet)
+        longer.run(quiet)
 
 
 def test_a_torn_last_line_of_the_log_is_dropped_and_a_damaged_one_named(tmp_path):
