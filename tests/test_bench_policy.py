@@ -10,6 +10,7 @@ from evaluation_summaries import evaluation, latency
 
 from embodied.commands import bench, bench_policy, policy_matrix
 from embodied.commands.policy_cells import Kept, evaluation_facts
+from embodied.commands.policy_pages import training_time
 from embodied.commands.policy_trainings import Runs
 from embodied.configuration import check
 from embodied.errors import UserError
@@ -150,8 +151,8 @@ def test_the_page_says_pairs_the_sampler_to_beat_and_what_is_missing(world, tmp_
     # Of 19 starts that both ran DDIM-4 alone solved one more.
     assert "| SDP k=1 | 15/20 | 0.750 [0.531, 0.888] |" in text and "+0 -1 of 19, p 1, -0.053" in text
     assert "The cheapest baseline that keeps the success of DDIM-4: DDIM-4." in text
-    assert "The cheapest rival that keeps the success of DDIM-4: SDP k=1. Not measured of these: student." in text
-    assert "Saturated" not in text and "| 2 (NVIDIA of elsewhere) |" in text
+    assert "The cheapest rival of those measured (not: student) that keeps the success of DDIM-4: SDP k=1." in text
+    assert "Saturated" not in text and "| 2.0 (NVIDIA of elsewhere) |" in text
     assert "- metaworld/reach-v3, student\n" in text and "- latency of metaworld/reach-v3\n" in text
     assert "| metaworld/reach-v3, SDP k=1 | `metaworld-reach-v3-SDP-k=1` |" in text
     assert "frontier.png" not in text
@@ -172,10 +173,55 @@ def test_latencies_make_ratios_and_the_figure(world, tmp_path):
     world.evaluated.clear()
     command(tmp_path, "stage=pages")
     assert not world.evaluated
-    assert "DDIM-4 takes 3.60 times as long as SDP k=1 (eager)." in page(tmp_path)
+    assert "DDIM-4 takes 3.6 times as long as SDP k=1 (eager)." in page(tmp_path)
     assert "| 1.00 (1.20) | 0.25 |" in page(tmp_path)  # an observation pays for four actions
     assert (tmp_path / "results" / "frontier.png").stat().st_size > 1000
     assert "![A small frontier, by task](frontier.png)" in page(tmp_path)
+
+
+def test_latencies_of_a_training_of_other_words_are_none_and_fresh_weights_are_named(world, tmp_path):
+    command(tmp_path)
+    matrix = bench_policy.read_policy_matrix("small")
+    column = matrix.columns[0]
+    timings = {"observation_ms": latency(7.0), "first_observation_ms": 7.0}
+    shared = {"engine": "eager", "refused": None, "weights": "fresh", "timings": timings}
+    now = matrix.training_declared(column, matrix.trainings["diffusion"])
+    rows = [
+        {"label": "DDIM-4", "training": now, **shared},
+        {"label": "SDP k=1", "training": "of other words", **shared},
+        {"label": "of another plan", "training": "of other words", **shared},
+    ]
+    kept = Kept(tmp_path / "results", matrix)
+    kept.keep_latency(column, {"rows": rows})
+    assert [row["label"] for row in kept.latency(column)["rows"]] == ["DDIM-4"]
+    command(tmp_path, "stage=pages")
+    assert page(tmp_path).count("| 7.00 (") == 1
+    assert "Latency with fresh weights of the same shape: DDIM-4.\n" in page(tmp_path)
+
+
+def test_what_does_not_keep_the_success_has_no_ratio(world, tmp_path, monkeypatch):
+    text = MATRIX.replace("rivals: [SDP k=1, student]", "rivals: [DDIM-1]")
+    text = text.replace("headline: [SDP k=1]", "headline: [SDP k=1, DDIM-1]")
+    matrix = policy_matrix.parsed_matrix("small", yaml.safe_load(text))
+    monkeypatch.setattr(bench_policy, "read_policy_matrix", lambda name: matrix)
+    command(tmp_path)
+    assert "DDIM-1 does not keep it." in page(tmp_path)
+    assert "No rival keeps the success of DDIM-4." in page(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "gpu", "minutes", "words"),
+    [
+        ({"device": "cpu"}, "a GPU that was not used", 12.4, "12"),
+        ({"device": "NVIDIA H200"}, None, 0.46, "0.5 (NVIDIA H200)"),
+        ({"device": None}, None, 3.0, "3.0 (unknown device)"),
+        ({}, "NVIDIA of old", 3.0, "3.0 (NVIDIA of old)"),  # of a version that did not note it
+        ({}, None, 34.0, "34"),
+    ],
+)
+def test_the_time_of_a_training_names_the_device_unless_it_is_a_cpu(facts, gpu, minutes, words):
+    training = {**facts, "machine": {"gpu": gpu}, "timings": {"train_min": minutes}}
+    assert training_time(training) == words
 
 
 def test_what_is_kept_says_each_start_in_one_character():

@@ -60,6 +60,11 @@ def test_a_column_is_saturated_if_all_lie_within_the_interval_of_the_reference()
     near, far = cell("1" * 92 + "0" * 8), cell("1" * 60 + "0" * 40)
     assert is_saturated([reference, near], reference)
     assert not is_saturated([reference, near, far], reference)
+    # Six fewer and none more: within the interval, and significantly below.
+    below = cell("0" * 6 + "1" * 74 + "0" * 20)
+    reference = cell("1" * 80 + "0" * 20)
+    assert below["success"]["ever"]["rate"] > reference["success"]["ever"]["low"]
+    assert not is_saturated([reference, below], reference)
 
 
 def test_the_sampler_to_beat_is_the_cheapest_that_keeps_the_success():

@@ -148,8 +148,11 @@ def test_a_training_that_has_ended_needs_its_policy_alone(tmp_path, store, unint
     state = json.loads((newest / STATE).read_text())
     (newest / STATE).write_text(json.dumps({**state, "device": "NVIDIA of elsewhere"}))
     policy = (newest / "policy.safetensors").read_bytes()
+    assert uninterrupted[1]["device"] == "cpu"
     expected = {**without_timings(uninterrupted[1]), "device": "NVIDIA of elsewhere"}
     assert without_timings(job(folder, store).run(quiet)) == expected
+    (newest / STATE).write_text(json.dumps({key: value for key, value in state.items() if key != "device"}))
+    assert job(folder, store).run(quiet)["device"] is None  # of a version that did not note it
     assert find_checkpoint(folder) == newest and (newest / "policy.safetensors").read_bytes() == policy
 
 

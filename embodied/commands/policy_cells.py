@@ -47,12 +47,18 @@ class Kept:
         return self._read(self._matrix.training_file(cell.column, cell.training), declared)
 
     def latency(self, column: Column) -> Json | None:
-        """Of a column; None where it has not been measured.
+        """Of a column, without the rows of trainings that are declared otherwise now; None where it was not measured.
 
         Raises:
             UserError: a file that cannot be read.
         """
-        return self._read(self._matrix.latency_file(column), None)
+        timed = self._read(self._matrix.latency_file(column), None)
+        if timed is None:
+            return None
+        trainings = {row.label: self._matrix.trainings[row.training] for row in self._matrix.rows}
+        declared = {label: self._matrix.training_declared(column, one) for label, one in trainings.items()}
+        rows = [row for row in timed["rows"] if row.get("training") in (None, declared.get(row["label"]))]
+        return {**timed, "rows": rows}
 
     def keep_cell(self, cell: PolicyCell, summary: Json, directory: Path) -> None:
         """Of a finished evaluation.

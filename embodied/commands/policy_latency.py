@@ -43,7 +43,8 @@ def measure_column(cells: Sequence[PolicyCell], runs: Runs, observations: int, r
         observations: of each method in each round.
 
     Returns:
-        what is kept of the column; of each row `label`, `engine`, `weights` ("checkpoint" or "fresh"), `refused` (why
+        what is kept of the column; of each row `label`, `engine`, `training` (a hash of what it is declared as),
+        `weights` ("checkpoint" or "fresh"), `refused` (why
         the engine cannot run the method, or null) and `timings` (as `measure_latency`).
 
     Raises:
@@ -59,6 +60,7 @@ def measure_column(cells: Sequence[PolicyCell], runs: Runs, observations: int, r
     for cell in cells:
         for engine in ENGINES:
             row: Json = {"label": cell.row.label, "engine": engine, "refused": None, "timings": {}}
+            row["training"] = runs.matrix.training_declared(column, cell.training)
             try:
                 policy, row["weights"] = _policy(cell, runs, spec, engine)
                 _tried(policy, stream)

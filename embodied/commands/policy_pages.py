@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -18,6 +18,7 @@ from embodied.evaluation.frontier import (
     RewardDifference,
     cheapest_keeping,
     is_saturated,
+    keeps_success,
     mean_comparison,
     paired,
     reward_difference,
@@ -115,9 +116,12 @@ def _head(kept: Kept, matrix: PolicyMatrix) -> str:
     if not matrix.has_conditions:
         sentences.append(
             "Latency is of a whole observation at batch 1 with one thread, measured apart, all methods of a column in "
-            "turn. Trainings ran beside each other, so their minutes are an upper bound."
+            "turn; the same calls of the same network differ by up to a quarter. Trainings ran beside each other, so "
+            "their minutes are upper bounds and compare no methods. A sampler keeps the success of the reference where "
+            "it is neither significantly below it on shared starts nor below its interval; baselines are samplers of "
+            "the reference's network, rivals of another."
         )
-    machines_in_words = f"Machines: {'; '.join(machines) or 'none yet'}."
+    machines_in_words = f"Machines of the evaluations: {'; '.join(machines) or 'none yet'}."
     text = textwrap.fill(" ".join(sentences), WIDTH)
     return f"# {matrix.title}\n\n{text}\n\n{machines_in_words}\n"
 
@@ -127,15 +131,24 @@ def _column(kept: Kept, matrix: PolicyMatrix, column: Column) -> str:
     if not found:
         return ""
     heading = f"## {column.label}\n"
+    if column.evaluation:
+        heading += f"\nEvaluated with {', '.join(column.evaluation)}.\n"
     if matrix.has_conditions:
         return f"{heading}\n{conditions_section(matrix.conditions, found)}"
     timed = kept.latency(column)
     reference = next((facts for cell, facts in found if cell.row.label == matrix.reference), None)
     lines = [_line(cell, facts, reference, timed, kept.training(cell)) for cell, facts in found]
-    parts = [heading, markdown(COLUMNS, lines)]
+    parts = [heading, markdown(COLUMNS, lines), _timed_fresh(timed)]
     if reference is not None:
         parts.append(_verdict(matrix, found, reference, timed))
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part)
+
+
+def _timed_fresh(timed: Json | None) -> str:
+    """Of which methods the latency is one of fresh weights."""
+    rows = [] if timed is None else timed["rows"]
+    fresh = dict.fromkeys(row["label"] for row in rows if row.get("weights") == "fresh")
+    return f"Latency with fresh weights of the same shape: {', '.join(fresh)}.\n" if fresh else ""
 
 
 def _line(
@@ -161,15 +174,16 @@ def _line(
         *_milliseconds(onnx, per_action),
         "" if eager is None else f"{eager['first_observation_ms']:.1f}",
         *("" if motion[name] is None else f"{motion[name]:.4f}" for name in ("jerk", "seam_jump")),
-        "" if training is None else _training_time(training),
+        "" if training is None else training_time(training),
     ]
 
 
-def _training_time(training: Json) -> str:
+def training_time(training: Json) -> str:
     """In minutes, and on what, if not on a CPU."""
-    device = training.get("device") or "cpu"
-    minutes = f"{training['timings']['train_min']:.0f}"
-    return minutes if device == "cpu" else f"{minutes} ({device})"
+    minutes = training["timings"]["train_min"]
+    device = training["device"] if "device" in training else (training["machine"].get("gpu") or "cpu")
+    time = f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
+    return time if device == "cpu" else f"{time} ({device or 'unknown device'})"
 
 
 def _pair_in_words(pair: Paired | None) -> str:
@@ -204,29 +218,43 @@ def _verdict(
     by_label = {cell.row.label: facts for cell, facts in cells}
     sentences = []
     if is_saturated(list(by_label.values()), reference):
-        sentences.append(f"Saturated: every method lies within the interval of {matrix.reference}.")
+        sentences.append(
+            f"Saturated: every method that is measured ({len(by_label)} of {len(matrix.rows)}) lies within the "
+            f"interval of {matrix.reference}."
+        )
     for kind, labels in (("baseline", matrix.baseline), ("rival", matrix.rivals)):
         present = [by_label[label] for label in labels if label in by_label]
         if present:
-            sentences += _against_cheapest(matrix, kind, present, reference, timed)
             missing = [label for label in labels if label not in by_label]
-            sentences += [f"Not measured of these: {', '.join(missing)}."] if missing else []
-    return " ".join(sentences) + "\n"
+            among = f" of those measured (not: {', '.join(missing)})" if missing else ""
+            sentences += _against_cheapest(matrix, kind + among, present, by_label, reference, timed)
+    return " ".join(sentences) + "\n" if sentences else ""
 
 
 def _against_cheapest(
-    matrix: PolicyMatrix, kind: str, cells: Sequence[Json], reference: Json, timed: Json | None
+    matrix: PolicyMatrix,
+    kind: str,
+    cells: Sequence[Json],
+    by_label: Mapping[str, Json],
+    reference: Json,
+    timed: Json | None,
 ) -> list[str]:
+    """What the cheapest of `cells` that keeps success costs, in units of the headline's methods that keep it too."""
     cheapest = cheapest_keeping(cells, reference)
     if cheapest is None:
         return [f"No {kind} keeps the success of {matrix.reference}."]
     sentences = [f"The cheapest {kind} that keeps the success of {matrix.reference}: {cheapest['label']}."]
     for label in matrix.headline:
+        if label == cheapest["label"] or label not in by_label:
+            continue
+        if not keeps_success(by_label[label], reference):
+            sentences.append(f"{label} does not keep it.")
+            continue
         for engine in ("eager", "onnxruntime"):
             mine, theirs = _latency(timed, label, engine), _latency(timed, cheapest["label"], engine)
             if mine is not None and theirs is not None:
                 ratio = theirs["observation_ms"]["p50"] / mine["observation_ms"]["p50"]
-                sentences.append(f"{cheapest['label']} takes {ratio:.2f} times as long as {label} ({engine}).")
+                sentences.append(f"{cheapest['label']} takes {ratio:.1f} times as long as {label} ({engine}).")
     return sentences
 
 

@@ -83,13 +83,17 @@ def _rewards(cell: Json) -> dict[int, float]:
 
 
 def is_saturated(cells: Sequence[Json], reference: Json) -> bool:
-    """Whether every method lies within the reference's intervals, of success and of a graded task's largest reward.
+    """Whether every method lies within the reference's intervals, of success and of a graded task's largest reward,
+    and none is significantly below it on shared starts.
 
     Such a column tells none of them apart.
     """
     success, reward = reference["success"]["ever"], reference["mean_max_reward"]
-    return all(success["low"] <= cell["success"]["ever"]["rate"] <= success["high"] for cell in cells) and (
-        reward is None or all(reward["low"] <= cell["mean_max_reward"]["mean"] <= reward["high"] for cell in cells)
+    return all(
+        success["low"] <= cell["success"]["ever"]["rate"] <= success["high"]
+        and (reward is None or reward["low"] <= cell["mean_max_reward"]["mean"] <= reward["high"])
+        and keeps_success(cell, reference)
+        for cell in cells
     )
 
 

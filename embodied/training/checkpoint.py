@@ -1,7 +1,7 @@
 """Checkpoints: the deployable policy beside what an exact resume needs. Safetensors and JSON, never pickle.
 
 checkpoints/step_0001500/policy.json, policy.safetensors        averaged weights, ready to run
-                         training.json, training.safetensors    raw weights, optimiser, averages, schedule, losses
+                         training.json, training.safetensors    raw weights, optimiser, averages; losses, times, device
 
 The last checkpoint of a training that has ended is complete without training.safetensors, four fifths of its size: so a
 run can be brought home from the machine that trained it, and is evaluated there by `resume=`.
@@ -148,10 +148,10 @@ def load_training_state(folder: Path, steps: int) -> tuple[dict[str, Tensor], Js
         steps: at which the training ends.
 
     Returns:
-        Tensors (none in that case), and facts: `step`, losses, times.
+        Tensors (none in that case), and facts: `step`, `optimizer`, losses, times, device.
 
     Raises:
-        UserError: the checkpoint holds a policy only (it was copied without its training state), or is damaged.
+        UserError: the facts are missing, or the tensors of a training that has not ended; or the checkpoint is damaged.
     """
     try:
         with restoring(folder):
