@@ -10,7 +10,7 @@ from evaluation_summaries import evaluation, latency
 
 from embodied.commands import bench, bench_policy, policy_matrix
 from embodied.commands.policy_cells import Kept, evaluation_facts
-from embodied.commands.policy_pages import training_time
+from embodied.commands.policy_pages import _training_time
 from embodied.commands.policy_trainings import Runs
 from embodied.configuration import check
 from embodied.errors import UserError
@@ -153,47 +153,52 @@ def test_the_page_says_pairs_the_sampler_to_beat_and_what_is_missing(world, tmp_
     assert "The cheapest baseline that keeps the success of DDIM-4: DDIM-4." in text
     assert "The cheapest rival of those measured (not: student) that keeps the success of DDIM-4: SDP k=1." in text
     assert "Saturated" not in text and "| 2.0 (NVIDIA of elsewhere) |" in text
+    assert "trained on NVIDIA of elsewhere.\n" in text
     assert "- metaworld/reach-v3, student\n" in text and "- latency of metaworld/reach-v3\n" in text
     assert "| metaworld/reach-v3, SDP k=1 | `metaworld-reach-v3-SDP-k=1` |" in text
     assert "frontier.png" not in text
 
 
-def test_latencies_make_ratios_and_the_figure(world, tmp_path):
-    command(tmp_path)
+def keep_latencies(tmp_path, times, **changed):
+    """Timings of the first column on eager PyTorch, as of its trainings."""
     matrix = bench_policy.read_policy_matrix("small")
-    times = {"SDP k=1": 1.0, "DDIM-1": 0.9, "DDIM-4": 3.6}
-    rows = [
+    column, rows = matrix.columns[0], {row.label: row for row in matrix.rows}
+    timed = [
         {
             **{"label": label, "engine": "eager", "refused": None, "weights": "checkpoint"},
+            "training": matrix.training_declared(column, matrix.trainings[rows[label].training]),
             "timings": {"observation_ms": latency(p50), "first_observation_ms": 5 * p50},
+            **changed,
         }
         for label, p50 in times.items()
     ]
-    Kept(tmp_path / "results", matrix).keep_latency(matrix.columns[0], {"rows": rows})
+    kept = Kept(tmp_path / "results", matrix)
+    kept.keep_latency(column, {"rows": timed})
+    return kept.latency(column)["rows"]
+
+
+def test_latencies_make_ratios_and_the_figure(world, tmp_path):
+    command(tmp_path)
+    keep_latencies(tmp_path, {"SDP k=1": 1.0, "DDIM-1": 0.9, "DDIM-4": 36.0})
     world.evaluated.clear()
     command(tmp_path, "stage=pages")
     assert not world.evaluated
-    assert "DDIM-4 takes 3.6 times as long as SDP k=1 (eager)." in page(tmp_path)
+    assert "DDIM-4 takes 36 times as long as SDP k=1 (eager)." in page(tmp_path)
     assert "| 1.00 (1.20) | 0.25 |" in page(tmp_path)  # an observation pays for four actions
     assert (tmp_path / "results" / "frontier.png").stat().st_size > 1000
     assert "![A small frontier, by task](frontier.png)" in page(tmp_path)
 
 
-def test_latencies_of_a_training_of_other_words_are_none_and_fresh_weights_are_named(world, tmp_path):
+def test_latencies_of_a_training_of_other_words_are_none(world, tmp_path):
     command(tmp_path)
-    matrix = bench_policy.read_policy_matrix("small")
-    column = matrix.columns[0]
-    timings = {"observation_ms": latency(7.0), "first_observation_ms": 7.0}
-    shared = {"engine": "eager", "refused": None, "weights": "fresh", "timings": timings}
-    now = matrix.training_declared(column, matrix.trainings["diffusion"])
-    rows = [
-        {"label": "DDIM-4", "training": now, **shared},
-        {"label": "SDP k=1", "training": "of other words", **shared},
-        {"label": "of another plan", "training": "of other words", **shared},
-    ]
-    kept = Kept(tmp_path / "results", matrix)
-    kept.keep_latency(column, {"rows": rows})
-    assert [row["label"] for row in kept.latency(column)["rows"]] == ["DDIM-4"]
+    assert keep_latencies(tmp_path, {"DDIM-4": 7.0, "SDP k=1": 7.0}, training="of other words") == []
+    command(tmp_path, "stage=pages")
+    assert "7.00 (" not in page(tmp_path)
+
+
+def test_latencies_of_fresh_weights_are_named(world, tmp_path):
+    command(tmp_path)
+    assert len(keep_latencies(tmp_path, {"DDIM-4": 7.0}, weights="fresh")) == 1
     command(tmp_path, "stage=pages")
     assert page(tmp_path).count("| 7.00 (") == 1
     assert "Latency with fresh weights of the same shape: DDIM-4.\n" in page(tmp_path)
@@ -205,7 +210,10 @@ def test_what_does_not_keep_the_success_has_no_ratio(world, tmp_path, monkeypatc
     matrix = policy_matrix.parsed_matrix("small", yaml.safe_load(text))
     monkeypatch.setattr(bench_policy, "read_policy_matrix", lambda name: matrix)
     command(tmp_path)
-    assert "DDIM-1 does not keep it." in page(tmp_path)
+    keep_latencies(tmp_path, {"SDP k=1": 1.0, "DDIM-1": 0.9, "DDIM-4": 3.6})
+    command(tmp_path, "stage=pages")
+    assert "DDIM-4 takes 3.6 times as long as SDP k=1 (eager)." in page(tmp_path)
+    assert "as long as DDIM-1" not in page(tmp_path) and page(tmp_path).count("DDIM-1 does not keep it.") == 1
     assert "No rival keeps the success of DDIM-4." in page(tmp_path)
 
 
@@ -221,7 +229,7 @@ def test_what_does_not_keep_the_success_has_no_ratio(world, tmp_path, monkeypatc
 )
 def test_the_time_of_a_training_names_the_device_unless_it_is_a_cpu(facts, gpu, minutes, words):
     training = {**facts, "machine": {"gpu": gpu}, "timings": {"train_min": minutes}}
-    assert training_time(training) == words
+    assert _training_time(training) == words
 
 
 def test_what_is_kept_says_each_start_in_one_character():

@@ -56,9 +56,8 @@ class Kept:
         if timed is None:
             return None
         trainings = {row.label: self._matrix.trainings[row.training] for row in self._matrix.rows}
-        declared = {label: self._matrix.training_declared(column, one) for label, one in trainings.items()}
-        rows = [row for row in timed["rows"] if row.get("training") in (None, declared.get(row["label"]))]
-        return {**timed, "rows": rows}
+        declared = {label: self._matrix.training_declared(column, training) for label, training in trainings.items()}
+        return {**timed, "rows": [row for row in timed["rows"] if row["training"] == declared.get(row["label"])]}
 
     def keep_cell(self, cell: PolicyCell, summary: Json, directory: Path) -> None:
         """Of a finished evaluation.

@@ -44,8 +44,8 @@ def measure_column(cells: Sequence[PolicyCell], runs: Runs, observations: int, r
 
     Returns:
         what is kept of the column; of each row `label`, `engine`, `training` (a hash of what it is declared as),
-        `weights` ("checkpoint" or "fresh"), `refused` (why
-        the engine cannot run the method, or null) and `timings` (as `measure_latency`).
+        `weights` ("checkpoint" or "fresh"), `refused` (why the engine cannot run the method, or null) and `timings`
+        (as `measure_latency`).
 
     Raises:
         UserError: the task cannot be made, or a checkpoint cannot be read.
@@ -59,8 +59,14 @@ def measure_column(cells: Sequence[PolicyCell], runs: Runs, observations: int, r
     policies: dict[int, TimedPolicy] = {}
     for cell in cells:
         for engine in ENGINES:
-            row: Json = {"label": cell.row.label, "engine": engine, "refused": None, "timings": {}}
-            row["training"] = runs.matrix.training_declared(column, cell.training)
+            declared = runs.matrix.training_declared(column, cell.training)
+            row: Json = {
+                "label": cell.row.label,
+                "engine": engine,
+                "training": declared,
+                "refused": None,
+                "timings": {},
+            }
             try:
                 policy, row["weights"] = _policy(cell, runs, spec, engine)
                 _tried(policy, stream)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -116,14 +116,22 @@ def _head(kept: Kept, matrix: PolicyMatrix) -> str:
     if not matrix.has_conditions:
         sentences.append(
             "Latency is of a whole observation at batch 1 with one thread, measured apart, all methods of a column in "
-            "turn; the same calls of the same network differ by up to a quarter. Trainings ran beside each other, so "
-            "their minutes are upper bounds and compare no methods. A sampler keeps the success of the reference where "
-            "it is neither significantly below it on shared starts nor below its interval; baselines are samplers of "
-            "the reference's network, rivals of another."
+            "turn. Trainings ran beside each other, so their minutes are upper bounds and compare no methods. A "
+            "sampler keeps the success of the reference where it is neither significantly below it on shared starts "
+            "nor below its interval; baselines are samplers of the reference's network, rivals of another."
         )
-    machines_in_words = f"Machines of the evaluations: {'; '.join(machines) or 'none yet'}."
+    own = [f"{row.label} with {' '.join(row.evaluation)}" for row in matrix.rows if row.evaluation]
+    if own:
+        sentences.append(f"Evaluated otherwise than the rest: {'; '.join(own)}.")
+    machines_in_words = f"Evaluated on {'; '.join(machines) or 'nothing yet'}; trained on {_devices(kept, matrix)}."
     text = textwrap.fill(" ".join(sentences), WIDTH)
     return f"# {matrix.title}\n\n{text}\n\n{machines_in_words}\n"
+
+
+def _devices(kept: Kept, matrix: PolicyMatrix) -> str:
+    """What the trainings of the cells ran on."""
+    trainings = [kept.training(cell) for column in matrix.columns for cell, _ in _found(kept, matrix, column)]
+    return ", ".join(sorted({_device(training) for training in trainings if training is not None})) or "nothing yet"
 
 
 def _column(kept: Kept, matrix: PolicyMatrix, column: Column) -> str:
@@ -174,16 +182,22 @@ def _line(
         *_milliseconds(onnx, per_action),
         "" if eager is None else f"{eager['first_observation_ms']:.1f}",
         *("" if motion[name] is None else f"{motion[name]:.4f}" for name in ("jerk", "seam_jump")),
-        "" if training is None else training_time(training),
+        "" if training is None else _training_time(training),
     ]
 
 
-def training_time(training: Json) -> str:
+def _training_time(training: Json) -> str:
     """In minutes, and on what, if not on a CPU."""
-    minutes = training["timings"]["train_min"]
-    device = training["device"] if "device" in training else (training["machine"].get("gpu") or "cpu")
+    minutes, device = training["timings"]["train_min"], _device(training)
     time = f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
-    return time if device == "cpu" else f"{time} ({device or 'unknown device'})"
+    return time if device == "cpu" else f"{time} ({device})"
+
+
+def _device(training: Json) -> str:
+    """What a training ran on; versions that did not note it trained on the GPU of their machine, if it had one."""
+    if "device" in training:
+        return training["device"] or "unknown device"
+    return training["machine"].get("gpu") or "cpu"
 
 
 def _pair_in_words(pair: Paired | None) -> str:
@@ -222,39 +236,35 @@ def _verdict(
             f"Saturated: every method that is measured ({len(by_label)} of {len(matrix.rows)}) lies within the "
             f"interval of {matrix.reference}."
         )
+    here = [label for label in matrix.headline if label in by_label]
+    keeping = [label for label in here if keeps_success(by_label[label], reference)]
     for kind, labels in (("baseline", matrix.baseline), ("rival", matrix.rivals)):
         present = [by_label[label] for label in labels if label in by_label]
         if present:
             missing = [label for label in labels if label not in by_label]
             among = f" of those measured (not: {', '.join(missing)})" if missing else ""
-            sentences += _against_cheapest(matrix, kind + among, present, by_label, reference, timed)
+            cheapest = cheapest_keeping(present, reference)
+            sentences.append(
+                f"No {kind}{among} keeps the success of {matrix.reference}."
+                if cheapest is None
+                else f"The cheapest {kind}{among} that keeps the success of {matrix.reference}: {cheapest['label']}."
+            )
+            sentences += [] if cheapest is None else _in_units_of(keeping, cheapest["label"], timed)
+    sentences += _in_units_of(keeping, reference["label"], timed)
+    sentences += [f"{label} does not keep it." for label in here if label not in keeping]
     return " ".join(sentences) + "\n" if sentences else ""
 
 
-def _against_cheapest(
-    matrix: PolicyMatrix,
-    kind: str,
-    cells: Sequence[Json],
-    by_label: Mapping[str, Json],
-    reference: Json,
-    timed: Json | None,
-) -> list[str]:
-    """What the cheapest of `cells` that keeps success costs, in units of the headline's methods that keep it too."""
-    cheapest = cheapest_keeping(cells, reference)
-    if cheapest is None:
-        return [f"No {kind} keeps the success of {matrix.reference}."]
-    sentences = [f"The cheapest {kind} that keeps the success of {matrix.reference}: {cheapest['label']}."]
-    for label in matrix.headline:
-        if label == cheapest["label"] or label not in by_label:
-            continue
-        if not keeps_success(by_label[label], reference):
-            sentences.append(f"{label} does not keep it.")
-            continue
+def _in_units_of(methods: Sequence[str], other: str, timed: Json | None) -> list[str]:
+    """How many times as long as each method another one takes for an observation, on each engine."""
+    sentences = []
+    for label in methods:
         for engine in ("eager", "onnxruntime"):
-            mine, theirs = _latency(timed, label, engine), _latency(timed, cheapest["label"], engine)
-            if mine is not None and theirs is not None:
+            mine, theirs = _latency(timed, label, engine), _latency(timed, other, engine)
+            if label != other and mine is not None and theirs is not None:
                 ratio = theirs["observation_ms"]["p50"] / mine["observation_ms"]["p50"]
-                sentences.append(f"{cheapest['label']} takes {ratio:.1f} times as long as {label} ({engine}).")
+                times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
+                sentences.append(f"{other} takes {times} times as long as {label} ({engine}).")
     return sentences
 
 
@@ -277,7 +287,13 @@ def _means(kept: Kept, matrix: PolicyMatrix) -> str:
             ratio += f" [{found.ratio_interval[0]:.3f}, {found.ratio_interval[1]:.3f}]"
         means = f"{found.mine:.3f}", f"{found.theirs:.3f}"
         lines.append(
-            [label, str(len(found.columns)), *means, f"{found.difference:+.3f} [{low:+.3f}, {high:+.3f}]", ratio]
+            [
+                label,
+                f"{len(found.columns)}: {', '.join(found.columns)}",
+                *means,
+                f"{found.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
+                ratio,
+            ]
         )
     if not lines:
         return ""

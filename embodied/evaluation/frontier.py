@@ -83,16 +83,15 @@ def _rewards(cell: Json) -> dict[int, float]:
 
 
 def is_saturated(cells: Sequence[Json], reference: Json) -> bool:
-    """Whether every method lies within the reference's intervals, of success and of a graded task's largest reward,
-    and none is significantly below it on shared starts.
+    """Whether every method keeps the reference's success (`keeps_success`) and lies within its intervals.
 
-    Such a column tells none of them apart.
+    The intervals are of success and of a graded task's largest reward. Such a column tells no methods apart.
     """
     success, reward = reference["success"]["ever"], reference["mean_max_reward"]
     return all(
-        success["low"] <= cell["success"]["ever"]["rate"] <= success["high"]
+        keeps_success(cell, reference)
+        and cell["success"]["ever"]["rate"] <= success["high"]
         and (reward is None or reward["low"] <= cell["mean_max_reward"]["mean"] <= reward["high"])
-        and keeps_success(cell, reference)
         for cell in cells
     )
 

@@ -163,7 +163,7 @@ class Training:
 
         with restoring(paths[-1]):
             if tensors:
-                self._take(tensors, state["optimizer"])
+                self._restore_tensors(tensors, state["optimizer"])
             self.step = state["step"]
             self._spent_s = state.get("timings", {"spent_s": 0.0})["spent_s"]  # not known of a run that began earlier
             self.loss, self.validation_loss = state["loss"], state["validation_loss"]
@@ -172,7 +172,8 @@ class Training:
             self._losses = list(torch.tensor(state["losses_since"], device=self.accelerator.device))
         return True
 
-    def _take(self, tensors: dict[str, torch.Tensor], optimizer: Json) -> None:
+    def _restore_tensors(self, tensors: dict[str, torch.Tensor], optimizer: Json) -> None:
+        """Weights, averages and the optimiser's state, from what `save` wrote."""
         average, others = "average.", ("average.", "optimizer.")
         weights = {key: value for key, value in tensors.items() if not key.startswith(others)}
         averages = {key.removeprefix(average): tensors[key] for key in tensors if key.startswith(average)}
