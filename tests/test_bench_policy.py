@@ -189,11 +189,20 @@ def test_latencies_make_ratios_and_the_figure(world, tmp_path):
     assert "![A small frontier, by task](frontier.png)" in page(tmp_path)
 
 
-def test_latencies_of_a_training_of_other_words_are_none(world, tmp_path):
+@pytest.mark.parametrize("training", ["of other words", None])
+def test_latencies_of_another_or_an_unknown_training_are_none(world, tmp_path, training):
     command(tmp_path)
-    assert keep_latencies(tmp_path, {"DDIM-4": 7.0, "SDP k=1": 7.0}, training="of other words") == []
+    assert keep_latencies(tmp_path, {"DDIM-4": 7.0, "SDP k=1": 7.0}, training=training) == []
     command(tmp_path, "stage=pages")
     assert "7.00 (" not in page(tmp_path)
+
+
+def test_latencies_of_a_file_that_names_no_training_are_none(world, tmp_path):
+    command(tmp_path)
+    matrix = bench_policy.read_policy_matrix("small")
+    kept = Kept(tmp_path / "results", matrix)
+    kept.keep_latency(matrix.columns[0], {"rows": [{"label": "DDIM-4", "engine": "eager"}]})
+    assert kept.latency(matrix.columns[0])["rows"] == []
 
 
 def test_latencies_of_fresh_weights_are_named(world, tmp_path):
