@@ -45,7 +45,7 @@ def test_every_training_and_every_cell_is_a_command_that_composes(name):
             if command in ("train", "eval"):
                 composed(command, *words)
     labels = {row.label for row in matrix.rows}
-    assert {*matrix.baseline, *matrix.rivals, *matrix.headline} <= labels
+    assert {*matrix.baseline, *matrix.rivals, *matrix.peers, *matrix.headline} <= labels
     assert matrix.reference in labels or matrix.reference is None
 
 

@@ -113,6 +113,7 @@ class PolicyMatrix:
     reference: str | None  # label of the row that the others are paired with
     baseline: tuple[str, ...]  # labels of the samplers to beat
     rivals: tuple[str, ...]  # labels of others that are judged likewise, beside the line to beat
+    peers: tuple[str, ...]  # labels of other programs' policies, with whose latency the headline's is compared too
     headline: tuple[str, ...]  # labels of the rows that the targets are about
     trainings: Mapping[str, Training]
     columns: tuple[Column, ...]
@@ -193,6 +194,7 @@ def parsed_matrix(name: str, data: Any) -> PolicyMatrix:
         reference=data.get("reference"),
         baseline=tuple(data.get("baseline", ())),
         rivals=tuple(data.get("rivals", ())),
+        peers=tuple(data.get("peers", ())),
         headline=tuple(data.get("headline", ())),
         trainings=trainings,
         columns=tuple(column for group in columns for column in group),

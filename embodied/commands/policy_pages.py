@@ -29,6 +29,7 @@ from embodied.types import Json
 PAGE = "README.md"
 FIGURES = {False: "frontier.png", True: "delay.png"}  # by whether there are conditions
 FIGURE_ENGINE = "eager"
+ENGINES = {"eager": "eager", "onnxruntime": "ONNX Runtime"}
 WIDTH = 120  # of the page's text
 COLUMNS = (
     *("method", "success ever", "rate [95 % Wilson]", "at the last step", "against reference"),
@@ -230,7 +231,7 @@ def _verdict(
 ) -> str:
     """Whether the column tells methods apart, and the speed-up over the cheapest samplers that keep the success."""
     by_label = {cell.row.label: facts for cell, facts in cells}
-    sentences = []
+    sentences, others = [], []
     if is_saturated(list(by_label.values()), reference):
         sentences.append(
             f"Saturated: every method that is measured ({len(by_label)} of {len(matrix.rows)}) lies within the "
@@ -249,23 +250,30 @@ def _verdict(
                 if cheapest is None
                 else f"The cheapest {kind}{among} that keeps the success of {matrix.reference}: {cheapest['label']}."
             )
-            sentences += [] if cheapest is None else _in_units_of(keeping, cheapest["label"], timed)
-    sentences += _in_units_of(keeping, reference["label"], timed)
+            others += [] if cheapest is None else [cheapest["label"]]
     sentences += [f"{label} does not keep it." for label in here if label not in keeping]
-    return " ".join(sentences) + "\n" if sentences else ""
+    text = textwrap.fill(" ".join(sentences), WIDTH)
+    table = _times_as_long(keeping, list(dict.fromkeys([*others, reference["label"], *matrix.peers])), timed)
+    return "\n".join(f"{part.rstrip()}\n" for part in (text, table) if part)
 
 
-def _in_units_of(methods: Sequence[str], other: str, timed: Json | None) -> list[str]:
-    """How many times as long as each method another one takes for an observation, on each engine."""
-    sentences = []
-    for label in methods:
-        for engine in ("eager", "onnxruntime"):
-            mine, theirs = _latency(timed, label, engine), _latency(timed, other, engine)
-            if label != other and mine is not None and theirs is not None:
+def _times_as_long(methods: Sequence[str], others: Sequence[str], timed: Json | None) -> str:
+    """A table of how many times as long as each method others take for an observation, on each engine."""
+    lines = []
+    for other in others:
+        cells = []
+        for label in methods:
+            for engine in ENGINES:
+                mine, theirs = _latency(timed, label, engine), _latency(timed, other, engine)
+                if label == other or mine is None or theirs is None:
+                    cells.append("")
+                    continue
                 ratio = theirs["observation_ms"]["p50"] / mine["observation_ms"]["p50"]
-                times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
-                sentences.append(f"{other} takes {times} times as long as {label} ({engine}).")
-    return sentences
+                cells.append(f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}")
+        if any(cells):
+            lines.append([other, *cells])
+    columns = [f"{label}, {name}" for label in methods for name in ENGINES.values()]
+    return markdown(("times as long an observation as", *columns), lines) if lines else ""
 
 
 def _means(kept: Kept, matrix: PolicyMatrix) -> str:
