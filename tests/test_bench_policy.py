@@ -199,11 +199,12 @@ def test_latencies_of_another_or_an_unknown_training_are_none(world, tmp_path, t
     assert "7.00 (" not in page(tmp_path)
 
 
-def test_latencies_of_a_file_that_names_no_training_are_none(world, tmp_path):
+@pytest.mark.parametrize("label", ["DDIM-4", "of another plan"])
+def test_latencies_that_name_no_training_are_none(world, tmp_path, label):
     command(tmp_path)
     matrix = bench_policy.read_policy_matrix("small")
     kept = Kept(tmp_path / "results", matrix)
-    kept.keep_latency(matrix.columns[0], {"rows": [{"label": "DDIM-4", "engine": "eager"}]})
+    kept.keep_latency(matrix.columns[0], {"rows": [{"label": label, "engine": "eager"}]})
     assert kept.latency(matrix.columns[0])["rows"] == []
 
 
@@ -215,10 +216,15 @@ def test_latencies_of_fresh_weights_are_named(world, tmp_path):
     assert "Latency with fresh weights of the same shape: DDIM-4.\n" in page(tmp_path)
 
 
-def test_peers_are_compared_by_their_latency(world, tmp_path, monkeypatch):
-    text = MATRIX.replace("headline: [SDP k=1]", "headline: [SDP k=1]\npeers: [student]")
-    matrix = policy_matrix.parsed_matrix("small", yaml.safe_load(text))
+def plan_with(monkeypatch, **changed):
+    """The small plan with other entries is the one that is read from now on."""
+    matrix = policy_matrix.parsed_matrix("small", {**yaml.safe_load(MATRIX), **changed})
     monkeypatch.setattr(bench_policy, "read_policy_matrix", lambda name: matrix)
+    return matrix
+
+
+def test_peers_are_compared_by_their_latency(world, tmp_path, monkeypatch):
+    plan_with(monkeypatch, peers=["student"])
     command(tmp_path)
     keep_latencies(tmp_path, {"SDP k=1": 1.0, "DDIM-4": 3.6, "student": 493.4})
     command(tmp_path, "stage=pages")
@@ -226,10 +232,7 @@ def test_peers_are_compared_by_their_latency(world, tmp_path, monkeypatch):
 
 
 def test_what_does_not_keep_the_success_has_no_ratio(world, tmp_path, monkeypatch):
-    text = MATRIX.replace("rivals: [SDP k=1, student]", "rivals: [DDIM-1]")
-    text = text.replace("headline: [SDP k=1]", "headline: [SDP k=1, DDIM-1]")
-    matrix = policy_matrix.parsed_matrix("small", yaml.safe_load(text))
-    monkeypatch.setattr(bench_policy, "read_policy_matrix", lambda name: matrix)
+    plan_with(monkeypatch, rivals=["DDIM-1"], headline=["SDP k=1", "DDIM-1"])
     command(tmp_path)
     keep_latencies(tmp_path, {"SDP k=1": 1.0, "DDIM-1": 0.9, "DDIM-4": 3.6})
     command(tmp_path, "stage=pages")
@@ -291,9 +294,7 @@ CONDITIONS = """
 
 
 def test_under_conditions_each_method_stands_beside_itself(world, tmp_path, monkeypatch):
-    entry = {**yaml.safe_load(MATRIX), "conditions": yaml.safe_load(CONDITIONS)}
-    matrix = policy_matrix.parsed_matrix("small", entry)
-    monkeypatch.setattr(bench_policy, "read_policy_matrix", lambda name: matrix)
+    plan_with(monkeypatch, conditions=yaml.safe_load(CONDITIONS))
 
     def evaluate(cell, directory, runs):
         path = world.evaluate(cell, directory, runs)

@@ -57,7 +57,8 @@ class Kept:
             return None
         trainings = {row.label: self._matrix.trainings[row.training] for row in self._matrix.rows}
         declared = {label: self._matrix.training_declared(column, training) for label, training in trainings.items()}
-        return {**timed, "rows": [row for row in timed["rows"] if row.get("training") == declared.get(row["label"])]}
+        rows = [row for row in timed["rows"] if (row["label"], row.get("training")) in declared.items()]
+        return {**timed, "rows": rows}
 
     def keep_cell(self, cell: PolicyCell, summary: Json, directory: Path) -> None:
         """Of a finished evaluation.

@@ -125,7 +125,7 @@ def _head(kept: Kept, matrix: PolicyMatrix) -> str:
     if own:
         sentences.append(f"Evaluated otherwise than the rest: {'; '.join(own)}.")
     machines_in_words = f"Evaluated on {'; '.join(machines) or 'nothing yet'}; trained on {_devices(kept, matrix)}."
-    text = textwrap.fill(" ".join(sentences), WIDTH)
+    text = textwrap.fill(" ".join(sentences), WIDTH, break_on_hyphens=False)
     return f"# {matrix.title}\n\n{text}\n\n{machines_in_words}\n"
 
 
@@ -252,7 +252,7 @@ def _verdict(
             )
             others += [] if cheapest is None else [cheapest["label"]]
     sentences += [f"{label} does not keep it." for label in here if label not in keeping]
-    text = textwrap.fill(" ".join(sentences), WIDTH)
+    text = textwrap.fill(" ".join(sentences), WIDTH, break_on_hyphens=False)
     table = _times_as_long(keeping, list(dict.fromkeys([*others, reference["label"], *matrix.peers])), timed)
     return "\n".join(f"{part.rstrip()}\n" for part in (text, table) if part)
 
