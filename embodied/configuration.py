@@ -139,11 +139,11 @@ def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> DictCo
 def _check_kinds(command: str, overrides: list[str], config: DictConfig, loader: ConfigLoader) -> None:
     """Values must be of their defaults' kind, which the chosen options of groups decide."""
     parsed = list(zip(overrides, _parse(overrides, loader), strict=True))
-    choices = [word for word, override in parsed if _is_choice(override, loader)]
+    choices = [word for word, override in parsed if _is_choice(override)]
     keys = [
         override.key_or_group
         for _, override in parsed
-        if not _is_choice(override, loader) and not override.is_delete() and not override.is_add()
+        if not _is_choice(override) and not override.is_delete() and not override.is_add()
     ]
     if keys:
         of_others = any(word.startswith("hydra") for word in choices)  # whose files may change
@@ -157,9 +157,15 @@ def _defaults(command: str, choices: tuple[str, ...]) -> DictConfig:
     return compose(command, overrides=list(choices))
 
 
-def _is_choice(override: Any, loader: ConfigLoader) -> bool:
+def _is_choice(override: Any) -> bool:
     """Whether an override chooses an option of a group, or says where Hydra looks for them."""
-    return override.key_or_group.startswith("hydra") or bool(loader.get_group_options(override.key_or_group))
+    return override.key_or_group.startswith("hydra") or _is_group(override.key_or_group)
+
+
+@cache  # Hydra reads its search path anew at each question, which takes a third of a check
+def _is_group(name: str) -> bool:
+    with _config_loader() as loader:
+        return bool(loader.get_group_options(name))
 
 
 def _syntax_error(error: OverrideParseException) -> UserError:
