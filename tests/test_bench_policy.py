@@ -243,6 +243,23 @@ def test_what_does_not_keep_the_success_has_no_ratio(world, tmp_path, monkeypatc
     assert "No rival keeps the success of DDIM-4." in unwrapped
 
 
+def test_means_are_over_all_columns_and_over_those_that_tell_methods_apart(world, tmp_path, monkeypatch):
+    plan_with(monkeypatch, discriminating=["pusht/keypoints"])
+    command(tmp_path, "paths.pusht_demonstrations=/somewhere.zarr")
+    means = page(tmp_path).partition("## Means")[2].partition("\n## ")[0]
+    every, _, few = means.partition("chosen beforehand because they tell methods apart:\n")
+    # Of the 19 starts of DDIM-4, which solved 16, SDP solved 15 and DDIM-1 5: the same in both columns.
+    assert "| SDP k=1 | 2 | 0.789 | 0.842 | -0.053 [" in every and "| SDP k=1 | 1 | 0.789 | 0.842 | -0.053 [" in few
+    assert "- 2 columns of SDP k=1, DDIM-1: metaworld/reach-v3, pusht/keypoints.\n" in every
+    assert "- 1 column of SDP k=1, DDIM-1: pusht/keypoints.\n" in few
+
+
+def test_columns_that_tell_methods_apart_are_of_the_plan():
+    for name in policy_matrix.MATRICES:
+        matrix = policy_matrix.read_policy_matrix(name)
+        assert set(matrix.discriminating) <= {column.label for column in matrix.columns}
+
+
 @pytest.mark.parametrize(
     ("facts", "gpu", "minutes", "words"),
     [

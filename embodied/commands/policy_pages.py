@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -277,39 +277,57 @@ def _times_as_long(methods: Sequence[str], others: Sequence[str], timed: Json | 
 
 
 def _means(kept: Kept, matrix: PolicyMatrix) -> str:
-    """Each row over the columns that it shares with the reference."""
+    """Each row over the columns that it shares with the reference: all, and those that tell methods apart."""
     if matrix.reference is None:
         return ""
     by_row: dict[str, dict[str, Json]] = {row.label: {} for row in matrix.rows}
     for column in matrix.columns:
         for cell, facts in _found(kept, matrix, column):
             by_row[cell.row.label][column.label] = facts
-    lines = []
+    table = _means_table(by_row, matrix.reference)
+    if not table:
+        return ""
+    text = (
+        f"## Means\n\nOver the columns that a method shares with {matrix.reference}, on shared starts, each column "
+        f"counting the same; intervals by a bootstrap of starts within columns.\n\n{table}"
+    )
+    chosen = {
+        label: {column: facts for column, facts in cells.items() if column in matrix.discriminating}
+        for label, cells in by_row.items()
+    }
+    if few := _means_table(chosen, matrix.reference):
+        text += f"\nOver those columns alone that were chosen beforehand because they tell methods apart:\n\n{few}"
+    return text
+
+
+def _means_table(by_row: Mapping[str, Mapping[str, Json]], reference: str) -> str:
+    """A line for each row, and below the table which columns each number of them is; nothing without a pair."""
+    lines, sets = [], {}
     for label, cells in by_row.items():
-        found = mean_comparison(cells, by_row[matrix.reference])
-        if found is None or label == matrix.reference:
+        found = mean_comparison(cells, by_row[reference])
+        if found is None or label == reference:
             continue
         low, high = found.difference_interval
         ratio = "-" if found.ratio is None else f"{found.ratio:.3f}"
         if found.ratio_interval is not None:
             ratio += f" [{found.ratio_interval[0]:.3f}, {found.ratio_interval[1]:.3f}]"
         means = f"{found.mine:.3f}", f"{found.theirs:.3f}"
-        lines.append(
-            [
-                label,
-                f"{len(found.columns)}: {', '.join(found.columns)}",
-                *means,
-                f"{found.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
-                ratio,
-            ]
-        )
+        difference = f"{found.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append([label, str(len(found.columns)), *means, difference, ratio])
+        sets.setdefault(found.columns, []).append(label)
     if not lines:
         return ""
-    columns = ("method", "columns", "mean success", f"{matrix.reference} there", "difference [95 %]", "ratio [95 %]")
-    return (
-        f"## Means\n\nOver the columns that a method shares with {matrix.reference}, on shared starts, each column "
-        f"counting the same; intervals by a bootstrap of starts within columns.\n\n{markdown(columns, lines)}"
-    )
+    names = ("method", "columns", "mean success", f"{reference} there", "difference [95 %]", "ratio [95 %]")
+    columns = [
+        textwrap.fill(
+            f"- {len(those)} column{'s' if len(those) > 1 else ''} of {', '.join(labels)}: {', '.join(those)}.",
+            WIDTH,
+            break_on_hyphens=False,
+            subsequent_indent="  ",
+        )
+        for those, labels in sets.items()
+    ]
+    return f"{markdown(names, lines)}\n" + "\n".join(columns) + "\n"
 
 
 def _unmeasured(kept: Kept, matrix: PolicyMatrix) -> str:
