@@ -19,6 +19,7 @@ from embodied.sim.moved_object import BASE, Move, check_variant, planned_move
 from embodied.sim.mujoco_scene import MujocoScene
 from embodied.sim.mujoco_task import MujocoTask
 from embodied.sim.opengl import MjData, MjModel, mujoco, without_opengl
+from embodied.sim.robosuite_resets import compile_each_robot_once, free_without_collection
 from embodied.sim.simulated_task import check_start, require_positive
 from embodied.types import ActionGroup, ActionSpec, Observation, StateSpec, Step, TaskSpec
 
@@ -37,6 +38,7 @@ def import_robosuite() -> Any:
     with without_opengl(), warnings.catch_warnings(), GlobalRandomStream():
         warnings.simplefilter("ignore")
         import robosuite
+    compile_each_robot_once()
     return robosuite
 
 
@@ -220,6 +222,7 @@ def _make_environment(environment: str, robot: str, control_hz: float, horizon: 
         )
     for observable in env.observation_names:
         env.modify_observable(observable, "enabled", False)
+    free_without_collection(env)
     return env
 
 
