@@ -49,6 +49,7 @@ def test_the_ratio_is_of_steps_alone_and_blocks_are_counted(bare):
     assert 100 < row["steps_per_s"]["median"] < 250 and row["bare_steps_per_s"]["median"] < 500
     assert 0.2 < row["ratio"]["median"] < 0.8
     assert row["ratio"]["q25"] <= row["ratio"]["median"] <= row["ratio"]["q75"]
+    assert row["reset_s"] < 0.2 <= row["bare_reset_s"]
 
 
 def test_a_block_must_fit_the_horizon(bare):

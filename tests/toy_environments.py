@@ -12,7 +12,7 @@ class SlowEnvironment:
         self._step_s = step_s
 
     def reset(self, seed: int) -> None:
-        time.sleep(0.2)  # must not count
+        time.sleep(0.2)  # must not count among the steps
 
     def step(self, action) -> None:
         time.sleep(self._step_s)

@@ -49,8 +49,8 @@ class BareProcess:
         make = functools.partial(_TimedBlocks, make_environment)
         self._process = AnsweringProcess(make, _failed, starting=one_thread_a_process())
 
-    def seconds(self, seed: int, actions: np.ndarray) -> float:
-        """How long the steps with these actions took, after a reset that does not count.
+    def seconds(self, seed: int, actions: np.ndarray) -> tuple[float, float]:
+        """How long a reset took, and after it the steps with these actions.
 
         Raises:
             UserError: the environment could not be made or run.
@@ -75,9 +75,11 @@ class _TimedBlocks:
     def __init__(self, make_environment: Callable[[], BareEnvironment]) -> None:
         self._environment = make_environment()
 
-    def __call__(self, seed: int, actions: np.ndarray) -> float:
+    def __call__(self, seed: int, actions: np.ndarray) -> tuple[float, float]:
+        begun = time.perf_counter()
         self._environment.reset(seed)
-        return _seconds(self._environment.step, actions)
+        reset = time.perf_counter() - begun
+        return reset, _seconds(self._environment.step, actions)
 
 
 def measure(task: Task, bare: BareProcess, settings: SimulationBenchmark, report: Callable[[], None]) -> Json:
@@ -103,13 +105,15 @@ def measure(task: Task, bare: BareProcess, settings: SimulationBenchmark, report
     shape = (settings.block_steps, spec.action.size)
     actions = np.random.default_rng(settings.seed).uniform(spec.action.low, spec.action.high, shape)
     actions = actions.astype(np.float32)
-    rates, bare_rates, resets = [], [], []
+    rates, bare_rates, resets, bare_resets = [], [], [], []
     for block in range(settings.blocks + 1):
         begun = time.perf_counter()
         task.reset(settings.seed + block)
         resets.append(time.perf_counter() - begun)
         rates.append(settings.block_steps / _task_seconds(task, actions))
-        bare_rates.append(settings.block_steps / bare.seconds(settings.seed + block, actions))
+        bare_reset, bare_steps = bare.seconds(settings.seed + block, actions)
+        bare_resets.append(bare_reset)
+        bare_rates.append(settings.block_steps / bare_steps)
         report()
     ours, theirs = np.array(rates[1:]), np.array(bare_rates[1:])
     return {
@@ -119,6 +123,7 @@ def measure(task: Task, bare: BareProcess, settings: SimulationBenchmark, report
         "bare_steps_per_s": _quartiles(theirs),
         "ratio": _quartiles(ours / theirs),
         "reset_s": float(np.median(resets[1:])),
+        "bare_reset_s": float(np.median(bare_resets[1:])),
     }
 
 

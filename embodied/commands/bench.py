@@ -32,7 +32,7 @@ from embodied.types import Json
 COLLECTIONS = ("collect", "kills")
 BENCHMARKS = ("sim", *COLLECTIONS, "data", "latency", "serve", "agreement", "delay", "policy", *TABLES)
 PAGE, ROWS = "sim.md", "sim.json"
-COLUMNS = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset s")
+COLUMNS = ("task", "cameras", "steps/s", "bare\nsteps/s", "ratio\n[quartiles]", "reset ms", "bare\nreset ms")
 
 
 def run(config: DictConfig) -> Path | None:
@@ -160,5 +160,5 @@ def _cells(row: Json) -> list[str]:
         f"{row['steps_per_s']['median']:.0f}",
         f"{row['bare_steps_per_s']['median']:.0f}",
         f"{ratio['median']:.2f} [{ratio['q25']:.2f}, {ratio['q75']:.2f}]",
-        f"{row['reset_s']:.2f}",
+        *(f"{1e3 * row[name]:.3g}" for name in ("reset_s", "bare_reset_s")),
     ]
