@@ -160,5 +160,9 @@ def _cells(row: Json) -> list[str]:
         f"{row['steps_per_s']['median']:.0f}",
         f"{row['bare_steps_per_s']['median']:.0f}",
         f"{ratio['median']:.2f} [{ratio['q25']:.2f}, {ratio['q75']:.2f}]",
-        *(f"{1e3 * row[name]:.3g}" for name in ("reset_s", "bare_reset_s")),
+        *(_milliseconds(1e3 * row[name]) for name in ("reset_s", "bare_reset_s")),
     ]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
