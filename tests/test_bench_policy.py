@@ -254,10 +254,21 @@ def test_means_are_over_all_columns_and_over_those_that_tell_methods_apart(world
     assert "- 1 column of SDP k=1, DDIM-1: pusht/keypoints.\n" in few
 
 
-def test_columns_that_tell_methods_apart_are_of_the_plan():
+def test_one_method_is_compared_with_another_on_all_starts_that_they_share(world, tmp_path, monkeypatch):
+    plan_with(monkeypatch, pairs=[["SDP k=1", "DDIM-1"], ["student", "SDP k=1"], ["DDIM-1", "DDIM-4"]])
+    command(tmp_path)
+    pairs = page(tmp_path).partition("One method against another")[2].partition("\n## ")[0]
+    # All twenty: 15 of SDP, 5 of DDIM-1; of the nineteen that DDIM-4 ran too 5 and 16.
+    assert "| SDP k=1 | 1 | 0.750 | 0.250 (DDIM-1) | +0.500 [" in pairs
+    assert "| DDIM-1 | 1 | 0.263 | 0.842 (DDIM-4) | -0.579 [" in pairs
+    assert "student" not in pairs and "chosen beforehand" not in pairs
+
+
+def test_columns_and_pairs_of_the_plans_are_theirs():
     for name in policy_matrix.MATRICES:
         matrix = policy_matrix.read_policy_matrix(name)
         assert set(matrix.discriminating) <= {column.label for column in matrix.columns}
+        assert {label for pair in matrix.pairs for label in pair} <= {row.label for row in matrix.rows}
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ class PolicyMatrix:
     rivals: tuple[str, ...]  # labels of others that are judged likewise, beside the line to beat
     peers: tuple[str, ...]  # labels of other programs' policies, with whose latency the headline's is compared too
     headline: tuple[str, ...]  # labels of the rows that the targets are about
+    pairs: tuple[tuple[str, str], ...]  # labels of rows of which the first is compared with the second
     discriminating: tuple[str, ...]  # labels of the columns that were chosen because they tell methods apart
     trainings: Mapping[str, Training]
     columns: tuple[Column, ...]
@@ -197,6 +198,7 @@ def parsed_matrix(name: str, data: Any) -> PolicyMatrix:
         rivals=tuple(data.get("rivals", ())),
         peers=tuple(data.get("peers", ())),
         headline=tuple(data.get("headline", ())),
+        pairs=tuple((one, other) for one, other in data.get("pairs", ())),
         discriminating=tuple(data.get("discriminating", ())),
         trainings=trainings,
         columns=tuple(column for group in columns for column in group),

@@ -284,7 +284,8 @@ def _means(kept: Kept, matrix: PolicyMatrix) -> str:
     for column in matrix.columns:
         for cell, facts in _found(kept, matrix, column):
             by_row[cell.row.label][column.label] = facts
-    table = _means_table(by_row, matrix.reference)
+    against_reference = [(row.label, matrix.reference) for row in matrix.rows if row.label != matrix.reference]
+    table = _means_table(by_row, against_reference)
     if not table:
         return ""
     text = (
@@ -295,29 +296,36 @@ def _means(kept: Kept, matrix: PolicyMatrix) -> str:
         label: {column: facts for column, facts in cells.items() if column in matrix.discriminating}
         for label, cells in by_row.items()
     }
-    if few := _means_table(chosen, matrix.reference):
-        text += f"\nOver those columns alone that were chosen beforehand because they tell methods apart:\n\n{few}"
+    few_only = "Over those columns alone that were chosen beforehand because they tell methods apart:"
+    if few := _means_table(chosen, against_reference):
+        text += f"\n{few_only}\n\n{few}"
+    if pairs := _means_table(by_row, matrix.pairs):
+        text += f"\nOne method against another, on all starts that they share:\n\n{pairs}"
+        if few_pairs := _means_table(chosen, matrix.pairs):
+            text += f"\n{few_only}\n\n{few_pairs}"
     return text
 
 
-def _means_table(by_row: Mapping[str, Mapping[str, Json]], reference: str) -> str:
-    """A line for each row, and below the table which columns each number of them is; nothing without a pair."""
+def _means_table(by_row: Mapping[str, Mapping[str, Json]], pairs: Sequence[tuple[str, str]]) -> str:
+    """A line for each pair, and below the table which columns each number of them is; nothing without a pair."""
     lines, sets = [], {}
-    for label, cells in by_row.items():
-        found = mean_comparison(cells, by_row[reference])
-        if found is None or label == reference:
+    of_one = len({other for _, other in pairs}) == 1
+    for label, other in pairs:
+        found = mean_comparison(by_row[label], by_row[other])
+        if found is None:
             continue
         low, high = found.difference_interval
         ratio = "-" if found.ratio is None else f"{found.ratio:.3f}"
         if found.ratio_interval is not None:
             ratio += f" [{found.ratio_interval[0]:.3f}, {found.ratio_interval[1]:.3f}]"
-        means = f"{found.mine:.3f}", f"{found.theirs:.3f}"
+        theirs = f"{found.theirs:.3f}" if of_one else f"{found.theirs:.3f} ({other})"
         difference = f"{found.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append([label, str(len(found.columns)), *means, difference, ratio])
+        lines.append([label, str(len(found.columns)), f"{found.mine:.3f}", theirs, difference, ratio])
         sets.setdefault(found.columns, []).append(label)
     if not lines:
         return ""
-    names = ("method", "columns", "mean success", f"{reference} there", "difference [95 %]", "ratio [95 %]")
+    there = f"{pairs[0][1]} there" if of_one else "the other there"
+    names = ("method", "columns", "mean success", there, "difference [95 %]", "ratio [95 %]")
     columns = [
         textwrap.fill(
             f"- {len(those)} column{'s' if len(those) > 1 else ''} of {', '.join(labels)}: {', '.join(those)}.",
