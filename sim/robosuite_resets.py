@@ -33,7 +33,7 @@ def compile_each_robot_once() -> None:
         alone = ElementTree.tostring(robot.root, encoding="unicode")
         robot.mujoco_model = _compiled(alone) if mujoco_model is None else mujoco_model
 
-    RobotModel.set_mujoco_model = set_mujoco_model
+    RobotModel.set_mujoco_model = set_mujoco_model  # type: ignore[method-assign]
 
 
 @functools.lru_cache(maxsize=8)
