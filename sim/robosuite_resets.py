@@ -30,8 +30,9 @@ def compile_each_robot_once() -> None:
     from robosuite.models.robots.robot_model import RobotModel
 
     def set_mujoco_model(robot: Any, mujoco_model: MjModel | None = None) -> None:
-        alone = ElementTree.tostring(robot.root, encoding="unicode")
-        robot.mujoco_model = _compiled(alone) if mujoco_model is None else mujoco_model
+        if mujoco_model is None:
+            mujoco_model = _compiled(ElementTree.tostring(robot.root, encoding="unicode"))
+        robot.mujoco_model = mujoco_model
 
     RobotModel.set_mujoco_model = set_mujoco_model  # type: ignore[method-assign]
 

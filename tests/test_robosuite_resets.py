@@ -57,8 +57,10 @@ def test_another_robot_is_another_model(task):
     assert ours.nv != others.nv
 
 
-def test_starts_are_robosuite_s_own(task):
+def test_starts_are_robosuite_s_own(task, monkeypatch):
     task.reset(7)
+    robot = import_robosuite().models.robots.robot_model.RobotModel
+    monkeypatch.setattr(robot, "set_mujoco_model", lambda self: setattr(self, "mujoco_model", self.get_model()))
     with GlobalRandomStream():
         plain = import_robosuite().make("Lift", robots="Panda", hard_reset=True, renderer="mujoco", **OPTIONS)
         np.random.seed(7)
